@@ -1,0 +1,32 @@
+"""Differentially private machine learning on JAX, at close to the price of ordinary training.
+
+```python
+import hushgrad as hg
+
+m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, clip=1.0, delta=1e-5, epsilon=3.0)
+run = hg.train(loss, params, (x, y), m, optimizer=optax.sgd(0.15), directory="runs/mine")
+print(run.statement())
+```
+"""
+
+from hushgrad import accounting, clip, datasets, errors, noise, sampling
+from hushgrad._version import __version__
+from hushgrad.gradients import clipped_grad
+from hushgrad.mechanism import Mechanism, dp_sgd
+from hushgrad.training import Progress, Run, train
+
+__all__ = [
+    "Mechanism",
+    "Progress",
+    "Run",
+    "__version__",
+    "accounting",
+    "clip",
+    "clipped_grad",
+    "datasets",
+    "dp_sgd",
+    "errors",
+    "noise",
+    "sampling",
+    "train",
+]

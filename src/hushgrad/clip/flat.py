@@ -1,0 +1,59 @@
+"""One bound on the norm of an example's whole gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hushgrad._check import positive
+
+__all__ = ["Flat"]
+
+# Head room for the rounding of the norm and of the scaled gradient, in units of eps.
+_HEAD_ROOM = 32.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat:
+    """Scales each example's gradient to a norm of at most `norm` (Abadi et al. 2016).
+
+    ```python
+    hg.clipped_grad(loss, clip=hg.clip.Flat(1.0))  # the same as clip=1.0
+    ```
+
+    Formal guarantee: adding or removing one example changes the sum of clipped
+    gradients by at most `sensitivity` in Euclidean norm. The coefficient leaves
+    head room of 32 units in the last place, so that this holds for the rounded
+    numbers too.
+
+    Raises:
+      InputError: if `norm` is not a positive finite number.
+    """
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", positive("clip", self.norm))
+
+    @property
+    def sensitivity(self) -> float:
+        """Largest change of the sum when one example is added or removed."""
+        return self.norm
+
+    def coefficients(
+        self, squared_norms: Float[Array, " batch"], slack: Float[Array, " batch"]
+    ) -> Float[Array, " batch"]:
+        """What each example's gradient is multiplied with.
+
+        Args:
+          squared_norms: squared gradient norms as computed.
+          slack: bounds on their rounding errors, added before the comparison.
+        """
+        room = 1 - _HEAD_ROOM * float(jnp.finfo(squared_norms.dtype).eps)
+        norms = jnp.sqrt(squared_norms + slack)
+        # A zero gradient keeps coefficient 1; the guarded division keeps NaN out.
+        return jnp.where(
+            norms > self.norm * room, self.norm * room / jnp.where(norms > 0, norms, 1), 1
+        )

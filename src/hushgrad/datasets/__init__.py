@@ -1,0 +1,17 @@
+"""Loaders for the examples and for the tests' real data.
+
+```python
+from hushgrad.datasets import load_digits, load_mnist
+
+digits = load_digits()  # bundled, no download
+images, labels = digits.train  # float32[n, 8, 8] in [0, 1], int32[n]
+mnist = load_mnist(data_dir="data/mnist")
+```
+"""
+
+from hushgrad.datasets.dataset import Dataset
+from hushgrad.datasets.digits import load_digits
+from hushgrad.datasets.idx import read_idx
+from hushgrad.datasets.mnist import load_mnist
+
+__all__ = ["Dataset", "load_digits", "load_mnist", "read_idx"]

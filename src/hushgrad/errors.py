@@ -1,0 +1,23 @@
+"""The errors a user can cause and mend.
+
+Every message names the argument, the value it had and what to do instead. The
+command line prints the message alone, without a traceback, and exits with 2.
+"""
+
+__all__ = ["DataError", "HushgradError", "InputError", "ResumeError"]
+
+
+class HushgradError(Exception):
+    """Base of every error that hushgrad raises for something the user can mend."""
+
+
+class InputError(HushgradError, ValueError):
+    """An argument is wrong: its name, its value and the mend are in the message."""
+
+
+class DataError(HushgradError, ValueError):
+    """A file or an array of data cannot be used: which one, where and why."""
+
+
+class ResumeError(HushgradError, RuntimeError):
+    """A run directory holds something that this run may not continue."""

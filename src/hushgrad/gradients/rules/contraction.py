@@ -1,0 +1,51 @@
+"""What a matrix product gives the engine: two ways to an example's gradient norm.
+
+A parameter of shape `[groups, depth, columns]` that multiplies `rows` inputs
+has, for one example, the gradient `sum_t a_t g_t^T` per group, with `a` of shape
+`[groups, rows, depth]` the inputs and `g` of shape `[groups, rows, columns]` the
+gradients of the outputs. Its squared norm can be had
+
+- by building it: `rows * depth * columns` multiplications, or
+- without building it ("ghost norm", Li et al. 2022, arXiv 2110.05679): the sum
+  over `s, t` of `(a_s . a_t)(g_s . g_t)`: `rows^2 * (depth + columns)`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["ghost_norm", "prefers_ghost"]
+
+# Rounding of one dot product, in units of the dtype's eps; see `ghost_norm`.
+_ROUNDING = 4.0
+
+
+def prefers_ghost(rows: int, depth: int, columns: int) -> bool:
+    """Whether the ghost norm is the better way, from shapes alone.
+
+    Built gradients are kept for the clipped sum, so they save the second
+    contraction; they are preferred as long as they take at most twice the memory
+    of the inputs and output gradients they are made from. With one row the ghost
+    norm is just `|a|^2 |g|^2`.
+    """
+    return rows == 1 or depth * columns > 2 * rows * (depth + columns)
+
+
+def ghost_norm(
+    a: Float[Array, "groups rows depth"], g: Float[Array, "groups rows columns"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Squared norm of `sum_t a_t g_t^T` over all groups, and a bound on its rounding error.
+
+    The double sum can cancel: two rows with opposite gradients may leave a small
+    norm between large terms, and the rounding of those terms would then hide it.
+    The second number bounds that error, so that a clip that adds it never lets an
+    example through with more than its norm.
+    """
+    if a.shape[1] == 1:
+        squared = jnp.sum(jnp.sum(a * a, axis=(1, 2)) * jnp.sum(g * g, axis=(1, 2)))
+        return squared, jnp.zeros_like(squared)
+    products = jnp.einsum("gsd,gtd->gst", a, a) * jnp.einsum("gsp,gtp->gst", g, g)
+    squared = jnp.sum(products)
+    slack = _ROUNDING * jnp.finfo(squared.dtype).eps * jnp.sum(jnp.abs(products))
+    return jnp.maximum(squared, 0), slack

@@ -1,0 +1,203 @@
+"""A mechanism: who is sampled, how gradients are bounded, which noise, how often.
+
+The cost in privacy is derived from these facts and never stated beside them: what
+is accounted is what runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from fractions import Fraction
+from typing import Any
+
+import dp_accounting
+import optax
+
+from hushgrad import accounting
+from hushgrad._check import fraction, positive, whole
+from hushgrad.clip import Flat
+from hushgrad.errors import InputError
+from hushgrad.noise import gaussian
+from hushgrad.sampling import Poisson
+
+__all__ = ["Mechanism", "dp_sgd"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """DP-SGD as plain immutable data; made by `hushgrad.dp_sgd`.
+
+    Attributes:
+      examples: number of examples in the data set, a public fact.
+      batch_size: expected batch size, the public divisor of every sum.
+      sampling: how a batch is drawn.
+      clip: how each example's gradient is bounded.
+      noise_multiplier: standard deviation of the noise over the sensitivity.
+      steps: number of noisy releases.
+      delta: at which epsilon is stated unless another is asked for.
+      unit: whose presence is hidden.
+      neighbouring_relation: what may differ between two data sets.
+    """
+
+    examples: int
+    batch_size: int
+    sampling: Poisson
+    clip: Flat
+    noise_multiplier: float
+    steps: int
+    delta: float
+    unit: str = "example"
+    neighbouring_relation: str = "add-or-remove-one"
+
+    @property
+    def sampling_rate(self) -> float:
+        """Probability that one example is in one batch."""
+        return self.sampling.sampling_rate
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise on the sum of clipped gradients."""
+        return self.noise_multiplier * self.clip.sensitivity
+
+    @property
+    def event(self) -> dp_accounting.DpEvent:
+        """All releases of the mechanism, in `dp_accounting`'s language."""
+        return accounting.poisson_gaussian(self.sampling_rate, self.noise_multiplier, self.steps)
+
+    def epsilon(
+        self, delta: float | None = None, accountant: str = "pld", *, steps: int | None = None
+    ) -> float:
+        """Upper bound on epsilon.
+
+        Args:
+          delta: in (0, 1); the mechanism's own by default.
+          accountant: "pld" (tight) or "rdp".
+          steps: of a run that has made only so many; all by default.
+        """
+        delta = self.delta if delta is None else delta
+        return accounting.epsilon(self._after(steps), delta, accountant)
+
+    def delta_at(self, epsilon: float, accountant: str = "pld") -> float:
+        """Upper bound on delta at `epsilon` (zero or more)."""
+        return accounting.delta(self, epsilon, accountant)
+
+    def noise(self) -> optax.GradientTransformationExtraArgs:
+        """The transformation that makes a clipped sum private."""
+        return gaussian(self.noise_stddev)
+
+    def statement(self) -> str:
+        """What the mechanism promises, to whom and against what, in plain words."""
+        return accounting.statement(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mechanism as plain data; equal dictionaries mean equal mechanisms."""
+        return {
+            "unit": self.unit,
+            "neighbouring_relation": self.neighbouring_relation,
+            "examples": self.examples,
+            "batch_size": self.batch_size,
+            "sampling": {"kind": "poisson", "rate": self.sampling.rate},
+            "clip": {"kind": "flat", "norm": self.clip.norm},
+            "noise": {"kind": "gaussian", "noise_multiplier": self.noise_multiplier},
+            "steps": self.steps,
+            "delta": self.delta,
+        }
+
+    def _after(self, steps: int | None) -> Mechanism:
+        if steps is None:
+            return self
+        return dataclasses.replace(self, steps=whole("steps", steps, at_least=0))
+
+
+def dp_sgd(
+    *,
+    examples: int,
+    batch_size: int,
+    epochs: float | None = None,
+    steps: int | None = None,
+    clip: float | Flat = 1.0,
+    delta: float,
+    epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+) -> Mechanism:
+    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133) with Poisson sampling.
+
+    ```python
+    m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, clip=1.0, delta=1e-5, epsilon=3.0)
+    m.noise_multiplier, m.steps, m.epsilon()
+    ```
+
+    Formal guarantee: the sequence of all `steps` noisy sums, and whatever is
+    computed from them, is (epsilon, delta)-differentially private under adding or
+    removing one example.
+
+    Args:
+      examples: number of examples, a public fact.
+      batch_size: expected batch size; each example joins a batch with probability
+        batch_size / examples.
+      epochs: passes over the data, rounded up to whole steps. Or give `steps`.
+      steps: number of steps. Or give `epochs`.
+      clip: bound on one example's gradient norm.
+      delta: in (0, 1), well below 1 / examples.
+      epsilon: the smallest noise that keeps it is found. Or give `noise_multiplier`.
+      noise_multiplier: noise standard deviation over the clip. Or give `epsilon`.
+
+    Raises:
+      InputError: if an argument is out of range, or not exactly one of the pairs
+        epsilon / noise_multiplier and epochs / steps is given.
+
+    Warns:
+      UserWarning: if delta is above 1 / examples.
+    """
+    examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
+    if batch_size > examples:
+        raise InputError(
+            f"batch_size must be at most the number of examples, got batch_size={batch_size} "
+            f"for {examples} examples"
+        )
+    clip = clip if isinstance(clip, Flat) else Flat(clip)
+    delta = fraction("delta", delta)
+    if delta > 1 / examples:
+        warnings.warn(
+            f"delta={delta:g} is above 1/examples = {1 / examples:.3g}: a mechanism that "
+            "publishes one record at random would pass; choose a smaller delta",
+            stacklevel=2,
+        )
+    steps = _steps(examples, batch_size, epochs, steps)
+    rate = batch_size / examples
+    return Mechanism(
+        examples=examples,
+        batch_size=batch_size,
+        sampling=Poisson(rate),
+        clip=clip,
+        noise_multiplier=_noise(epsilon, noise_multiplier, delta, rate, steps),
+        steps=steps,
+        delta=delta,
+    )
+
+
+def _steps(examples: int, batch_size: int, epochs: float | None, steps: int | None) -> int:
+    if (epochs is None) == (steps is None):
+        raise InputError(f"give one of epochs and steps, got epochs={epochs!r}, steps={steps!r}")
+    if steps is not None:
+        return whole("steps", steps)
+    # In fractions: 0.1 epochs of 600 in batches of 60 is one step, not two.
+    passes = Fraction(repr(positive("epochs", epochs)))
+    return math.ceil(passes * examples / batch_size)
+
+
+def _noise(
+    epsilon: float | None, noise_multiplier: float | None, delta: float, rate: float, steps: int
+) -> float:
+    if (epsilon is None) == (noise_multiplier is None):
+        raise InputError(
+            "give one of epsilon and noise_multiplier, got "
+            f"epsilon={epsilon!r}, noise_multiplier={noise_multiplier!r}"
+        )
+    if noise_multiplier is not None:
+        return positive("noise_multiplier", noise_multiplier)
+    return accounting.smallest_noise(
+        lambda z: accounting.poisson_gaussian(rate, z, steps), positive("epsilon", epsilon), delta
+    )

@@ -1,0 +1,9 @@
+"""From a clipped sum to a private sum: optax transformations that add noise.
+
+Each takes its step's 256-bit key as the extra argument `key`, so that kinds of
+noise swap in one line. A new kind is one file here, listed below.
+"""
+
+from hushgrad.noise.gaussian import gaussian
+
+__all__ = ["gaussian"]

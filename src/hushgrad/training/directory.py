@@ -1,0 +1,159 @@
+"""The run's directory: what identifies the run, its secret, its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from hushgrad.errors import InputError, ResumeError
+from hushgrad.training.secret import RunSecret
+
+__all__ = ["Identity", "RunDirectory"]
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What must be the same for a run to go on.
+
+    Attributes:
+      mechanism: as plain data.
+      program: fingerprint of the loss and the optimizer as traced.
+      data: fingerprint of the data, keyed with the run's secret.
+      block_size: rows per block; sums in other blocks round differently.
+      seeded: the secret came from a seed given by the user.
+    """
+
+    mechanism: dict[str, Any]
+    program: str
+    data: str
+    block_size: int
+    seeded: bool
+
+
+class RunDirectory:
+    """Files of one run.
+
+    - `run.json`: the identity; written last, so that it stands for a whole directory.
+    - `secret.key`: the run's secret, readable by its owner, removed when the run ends.
+    - `ledger.sqlite`: the charged steps.
+    - `checkpoints/`: parameters and optimizer state.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Makes the directory if need be.
+
+        Raises:
+          InputError: if it cannot be written to.
+        """
+        self.path = Path(path).expanduser()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe-{uuid.uuid4().hex}"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"directory {str(self.path)!r} cannot be written to ({error.strerror}); "
+                "name one that can"
+            ) from error
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's file."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints' folder."""
+        return self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the directory.
+
+        Raises:
+          ResumeError: if another process is training in it.
+        """
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise ResumeError(
+                f"another process is training in {str(self.path)!r}; wait for it, or use "
+                "another directory"
+            ) from error
+
+    def load(self) -> tuple[str, Identity] | None:
+        """The run's name and identity, or None if no run was begun here.
+
+        Raises:
+          ResumeError: if `run.json` cannot be read, or is missing where a run was begun.
+        """
+        file = self.path / "run.json"
+        if not file.exists():
+            if self.ledger.exists():
+                raise ResumeError(
+                    f"{str(self.path)!r} has a ledger but no run.json: what was spent there "
+                    "cannot be told; use another directory"
+                )
+            return None
+        try:
+            content = json.loads(file.read_text())
+            if content["format"] != _FORMAT:
+                raise ValueError(f"format {content['format']!r}")
+            return content["run"], Identity(**content["identity"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResumeError(f"{file} cannot be read ({error}); use another directory") from error
+
+    def begin(self, identity: Identity) -> str:
+        """Records a new run and returns its name."""
+        name = uuid.uuid4().hex
+        content = {"format": _FORMAT, "run": name, "identity": dataclasses.asdict(identity)}
+        _write(self.path / "run.json", json.dumps(content, indent=2) + "\n", 0o644)
+        return name
+
+    def keep_secret(self, secret: RunSecret) -> None:
+        """Writes the secret, readable by its owner alone."""
+        _write(self.path / "secret.key", secret.content.hex() + "\n", 0o600)
+
+    def secret(self) -> RunSecret | None:
+        """The secret, or None if there is none."""
+        file = self.path / "secret.key"
+        if not file.exists():
+            return None
+        try:
+            content = bytes.fromhex(file.read_text().strip())
+        except ValueError as error:
+            raise ResumeError(f"{file} cannot be read ({error}); use another directory") from error
+        return RunSecret(content)
+
+    def forget_secret(self) -> None:
+        """Removes the secret: nobody can repeat the run's noise any more."""
+        (self.path / "secret.key").unlink(missing_ok=True)
+
+
+def _write(file: Path, content: str, mode: int) -> None:
+    """Writes a file whole or not at all, durably."""
+    part = file.with_name(f".{file.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

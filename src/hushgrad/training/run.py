@@ -1,0 +1,82 @@
+"""`hg.train` gives a run; while it lasts it tells how far it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from jaxtyping import Array, PyTree
+
+from hushgrad import accounting
+from hushgrad.mechanism import Mechanism
+from hushgrad.training.step import Sums
+
+__all__ = ["Progress", "Run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      params: the trained parameters; safe to publish under the statement.
+      mechanism: what ran.
+      steps: how many steps were charged and released.
+      directory: where its ledger and checkpoints are.
+      seeded: its secrets came from a seed, so it is not private from whoever knows it.
+    """
+
+    params: PyTree[Array]
+    mechanism: Mechanism
+    steps: int
+    directory: Path
+    seeded: bool
+
+    @property
+    def epsilon(self) -> float:
+        """What was spent, at the mechanism's delta (PLD)."""
+        return self.mechanism.epsilon(steps=self.steps)
+
+    def statement(self) -> str:
+        """What the run promises, to whom and against what, in plain words."""
+        return accounting.statement(self.mechanism, steps=self.steps, seeded=self.seeded)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a callback sees after each step.
+
+    The numbers named `unprotected_...` carry no noise: they are for the eyes of
+    those who hold the data, and publishing them is not covered by the guarantee.
+    Reading one waits for the device.
+    """
+
+    step: int
+    mechanism: Mechanism
+    params: PyTree[Array]
+    sums: Sums
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run has in all."""
+        return self.mechanism.steps
+
+    def epsilon(self) -> float:
+        """Spent so far, at the mechanism's delta (PLD); takes a fraction of a second."""
+        return self.mechanism.epsilon(steps=self.step)
+
+    @property
+    def unprotected_loss(self) -> float:
+        """Mean loss of the step's batch before the update; NaN for an empty batch."""
+        count = int(self.sums.finite)
+        return float(self.sums.loss) / count if count else float("nan")
+
+    @property
+    def unprotected_clipped(self) -> int:
+        """How many of the batch's gradients were clipped."""
+        return int(self.sums.clipped)
+
+    @property
+    def unprotected_nonfinite(self) -> int:
+        """How many examples were left out because their gradient was not finite."""
+        return int(self.sums.nonfinite)
