@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Compiled programs are kept between runs of the tests; before JAX is imported.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import pytest
 
 _ROOT = Path(__file__).resolve().parent.parent

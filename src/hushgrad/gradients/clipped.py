@@ -131,7 +131,7 @@ def _sum(
     plan: Plan, clip: Flat, leaves: list[Any], data: list[Any], keep: Any, treedef: Any
 ) -> Clipped:
     losses, taps = run_taps(plan, leaves, data)
-    built, squared, slack = per_example(plan, leaves, taps)
+    built, squared, slack = per_example(plan, leaves, taps, len(keep))
     # The slack is part of the bound: an example that overflows it is dropped too.
     finite = jnp.isfinite(squared + slack)
     used = finite & keep

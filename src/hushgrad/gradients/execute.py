@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as p
 from jaxtyping import Array, Float
 
-from hushgrad.gradients.plan import Group, Plan, Site
+from hushgrad.gradients.plan import Group, Plan
 from hushgrad.gradients.program import Kind, Op
 
 __all__ = ["Tap", "per_example", "run_taps", "totals"]
@@ -96,7 +96,7 @@ Built = dict[int, Float[Array, "batch ..."]]
 
 
 def per_example(
-    plan: Plan, leaves: list[Any], taps: list[Tap]
+    plan: Plan, leaves: list[Any], taps: list[Tap], size: int
 ) -> tuple[Built, Float[Array, " batch"], Float[Array, " batch"]]:
     """Per-example gradients where they are built, and everyone's squared norm.
 
@@ -106,7 +106,6 @@ def per_example(
     """
     built: Built = {}
     dtype = jnp.result_type(jnp.float32, *(tap.gradient.dtype for tap in taps))
-    size = taps[0].gradient.shape[0] if taps else 0
     squared = slack = jnp.zeros(size, dtype)
     for group in plan.groups:
         if group.ghost:
@@ -164,15 +163,14 @@ def _pull_back(
     plan: Plan, group: Group, leaves: list[Any], cotangents: list[Array]
 ) -> dict[int, Array]:
     """Gradients by the parameters, from those by the values at the group's sites."""
-    sites = [plan.sites[i] for i in group.sites]
     parameters = [leaves[i] for i in group.parameters]
     if group.shape_only:
         dtype = jnp.result_type(*cotangents)
         parameters = [x.astype(dtype) for x in parameters]
-        forward = _forward(plan, group, sites, _bind_any_dtype)
+        forward = _forward(plan, group, leaves, _bind_any_dtype)
     else:
         dtype = jnp.result_type(jnp.float32, *parameters)
-        forward = _forward(plan, group, sites, Op.bind)
+        forward = _forward(plan, group, leaves, Op.bind)
     values, back = jax.vjp(forward, parameters)
     (gradients,) = back([c.astype(v.dtype) for c, v in zip(cotangents, values, strict=True)])
     return {
@@ -182,15 +180,18 @@ def _pull_back(
 
 
 def _forward(
-    plan: Plan, group: Group, sites: list[Site], bind: Callable[..., tuple[Any, ...]]
+    plan: Plan, group: Group, leaves: list[Any], bind: Callable[..., tuple[Any, ...]]
 ) -> Callable[[list[Any]], list[Any]]:
     """From the group's parameters to the values at its sites."""
     program = plan.program
-    numbers = [program.parameters[i] for i in group.parameters]
+    values = [plan.sites[i].value for i in group.sites]
+    fixed = dict(zip(program.parameters, leaves, strict=True))  # integer leaves are read too
 
     def forward(parameters: list[Any]) -> list[Any]:
-        known = dict(zip(numbers, parameters, strict=True))
-        return program.evaluate([site.value for site in sites], known, bind)
+        chosen = (program.parameters[i] for i in group.parameters)
+        return program.evaluate(
+            values, {**fixed, **dict(zip(chosen, parameters, strict=True))}, bind
+        )
 
     return forward
 
