@@ -109,6 +109,6 @@ class Display:
         self._console.print(f"\nTest accuracy {score:.2%} on {tested:,} held-out images\n")
         self._console.print(run.statement())
         self._console.print(
-            f"\nWritten to {run.directory}: params.npz, result.json, statement.txt, "
-            "ledger.sqlite, checkpoints"
+            f"\nWritten to {run.directory}:\n"
+            "params.npz, result.json, statement.txt, ledger.sqlite, checkpoints"
         )

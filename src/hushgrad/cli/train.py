@@ -131,12 +131,13 @@ def mnist(
 def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | None) -> None:
     import optax
 
-    from hushgrad._check import positive
+    from hushgrad._check import positive, whole
     from hushgrad.cli.display import Display
     from hushgrad.recipes import accuracy
     from hushgrad.training import train
 
     learning_rate = positive("learning_rate", settings.learning_rate)
+    start = 0 if settings.seed is None else whole("seed", settings.seed, at_least=0)
     mechanism = settings.mechanism(len(data.train[0]))
     directory = directory or settings.directory(recipe.name)
     display = Display(mechanism)
@@ -144,7 +145,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     with display:
         run = train(
             recipe.loss,
-            recipe.init(settings.seed or 0),
+            recipe.init(start),
             data.train,
             mechanism,
             optimizer=optax.sgd(learning_rate),
