@@ -63,10 +63,7 @@ def mlp() -> Model:
     """784-2048-2048-10."""
     rng = np.random.default_rng(0)
     sizes = (784, 2048, 2048, 10)
-    params = [
-        (_normal(rng, m, n) / np.sqrt(m), jnp.zeros(n))
-        for m, n in itertools.pairwise(sizes)
-    ]
+    params = [(_normal(rng, m, n) / np.sqrt(m), jnp.zeros(n)) for m, n in itertools.pairwise(sizes)]
 
     def loss(p: Any, image: Any, label: Any) -> Any:
         x = image.reshape(-1)

@@ -18,7 +18,7 @@ __all__ = ["Display"]
 # Epsilon takes a fraction of a second to compute; so many values serve a whole run.
 _MARKS = 20
 _REFRESH_SECONDS = 0.1
-_SMOOTHING = 0.95
+_SMOOTHING = 0.8
 
 
 class Display:

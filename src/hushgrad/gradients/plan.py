@@ -9,9 +9,24 @@ import jax
 from jax.extend.core import primitives as p
 
 from hushgrad.gradients import rules
-from hushgrad.gradients.program import LINEAR_SHAPE_OPS, Kind, Op, Program
+from hushgrad.gradients.program import Kind, Op, Program
 
 __all__ = ["Group", "Plan", "Site", "make_plan"]
+
+# Linear maps that only move, repeat or negate entries and do the same in any dtype.
+_SHAPE_OPS = frozenset(
+    {
+        p.reshape_p,
+        p.transpose_p,
+        p.squeeze_p,
+        p.broadcast_in_dim_p,
+        p.slice_p,
+        p.rev_p,
+        p.neg_p,
+        p.copy_p,
+        p.convert_element_type_p,
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +157,7 @@ def _path(program: Program, value: int) -> list[Op] | None:
     """The chain of shape operations from one parameter to `value`, or None."""
     path: list[Op] = []
     while (op := program.producer(value)) is not None:
-        if op.primitive not in LINEAR_SHAPE_OPS or len(op.inputs) != 1:
+        if op.primitive not in _SHAPE_OPS or len(op.inputs) != 1:
             return None
         path.append(op)
         (value,) = op.inputs

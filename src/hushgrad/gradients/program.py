@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,6 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import primitives as p
 
 from hushgrad.errors import InputError
 
@@ -69,13 +69,9 @@ class Program:
         """The operation that makes `value`, or None for an input or a constant."""
         return self._producers.get(value)
 
-    @property
+    @functools.cached_property
     def _producers(self) -> dict[int, Op]:
-        cached = self.__dict__.get("_producers_cache")
-        if cached is None:
-            cached = {out: op for op in self.ops for out in op.outputs}
-            object.__setattr__(self, "_producers_cache", cached)
-        return cached
+        return {out: op for op in self.ops for out in op.outputs}
 
     def ancestors(self, values: Iterable[int]) -> set[int]:
         """All values that `values` are computed from, themselves included."""
@@ -224,19 +220,3 @@ def _check_scalar(out: Any) -> None:
         )
     if not jnp.issubdtype(dtype, np.floating):
         raise InputError(f"loss must return a real floating-point number, got {dtype}")
-
-
-# Linear maps that only move, repeat or negate entries and do the same in any dtype.
-LINEAR_SHAPE_OPS = frozenset(
-    {
-        p.reshape_p,
-        p.transpose_p,
-        p.squeeze_p,
-        p.broadcast_in_dim_p,
-        p.slice_p,
-        p.rev_p,
-        p.neg_p,
-        p.copy_p,
-        p.convert_element_type_p,
-    }
-)

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from hushgrad._check import whole
 from hushgrad.errors import InputError, ResumeError
@@ -43,7 +44,7 @@ _CPU_BLOCK = 64
 
 def train(
     loss: Callable[..., Any],
-    params: PyTree[Array],
+    params: PyTree[ArrayLike],
     data: Any,
     mechanism: Mechanism,
     *,

@@ -1,0 +1,81 @@
+"""Noise from epsilon: on the private side of the target, and no more than 0.1% inside it."""
+
+import math
+
+import pytest
+
+import hushgrad as hg
+from hushgrad import accounting
+from hushgrad.accounting import poisson_gaussian, smallest_noise
+from hushgrad.errors import InputError
+
+# (rate, steps), epsilon, delta
+SETTINGS = [
+    ((256 / 60_000, 14_063), 3.0, 1e-5),
+    ((0.01, 1000), 0.5, 1e-6),
+    ((0.1, 200), 8.0, 1e-5),
+    ((1.0, 1), 1.0, 1e-5),
+]
+
+
+def spent(rate, noise, steps, delta, accountant):
+    return accounting.epsilon(poisson_gaussian(rate, noise, steps), delta, accountant)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize(("what", "epsilon", "delta"), SETTINGS)
+def test_the_target_is_kept_and_not_wasted(what, epsilon, delta, accountant):
+    rate, steps = what
+    noise = smallest_noise(lambda z: poisson_gaussian(rate, z, steps), epsilon, delta, accountant)
+    assert 0.999 * epsilon <= spent(rate, noise, steps, delta, accountant) <= epsilon
+
+
+def test_a_mechanism_keeps_its_epsilon():
+    m = hg.dp_sgd(examples=5000, batch_size=100, epochs=10, clip=2.0, delta=1e-5, epsilon=2.0)
+    assert 0.999 * 2.0 <= m.epsilon() <= 2.0
+    assert m.delta_at(2.0) <= 1e-5
+    assert accounting.epsilon(m.event, m.delta) == m.epsilon()
+
+
+def test_one_release_has_the_noise_of_the_closed_form():
+    """Balle & Wang 2018: at epsilon 1 and delta 1e-5 the least noise is 3.7304."""
+    noise = smallest_noise(lambda z: poisson_gaussian(1.0, z, 1), 1.0, 1e-5)
+    assert 3.7304 <= noise <= 3.7304 * 1.002
+
+
+def test_less_epsilon_takes_more_noise():
+    found = [
+        smallest_noise(lambda z: poisson_gaussian(0.01, z, 100), epsilon, 1e-5, "rdp")
+        for epsilon in (8.0, 2.0, 0.5)
+    ]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+def test_the_search_starts_anywhere():
+    """The first guess is noise 1: far too little here, far too much there."""
+    for rate, steps, epsilon in ((1.0, 400, 0.1), (1e-3, 1, 10.0)):
+        noise = smallest_noise(lambda z, r=rate, s=steps: poisson_gaussian(r, z, s), epsilon, 1e-5)
+        assert 0.999 * epsilon <= spent(rate, noise, steps, 1e-5, "pld") <= epsilon
+
+
+def test_a_target_that_no_noise_keeps():
+    """Where more noise does not help, the search ends and says so."""
+    event = poisson_gaussian(0.1, 1.0, 100)
+    with pytest.raises(InputError, match=r"epsilon=0\.5 cannot be reached with any noise") as e:
+        smallest_noise(lambda z: event, 0.5, 1e-5)
+    assert "allow a larger epsilon or delta, or fewer steps" in str(e.value)
+
+
+@pytest.mark.parametrize("epsilon", [0, -1.0, math.nan, math.inf, True, "3"])
+def test_targets_that_are_none(epsilon):
+    with pytest.raises(InputError, match="epsilon must be a positive finite number") as caught:
+        smallest_noise(lambda z: poisson_gaussian(0.1, z, 10), epsilon, 1e-5)
+    assert repr(epsilon) in str(caught.value)
+
+
+@pytest.mark.parametrize("delta", [0, 1, -0.1, math.nan, True, "1e-5"])
+def test_deltas_that_are_none(delta):
+    with pytest.raises(InputError, match="delta must lie strictly between 0 and 1") as caught:
+        smallest_noise(lambda z: poisson_gaussian(0.1, z, 10), 1.0, delta)
+    assert repr(delta) in str(caught.value)

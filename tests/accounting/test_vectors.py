@@ -1,0 +1,67 @@
+"""Numbers that other systems published or computed, by the mechanism they belong to."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+import hushgrad as hg
+from hushgrad import accounting
+
+_ROOT = Path(__file__).resolve().parents[2]
+_KINDS = ("poisson_gaussian", "dp_sgd", "example_privacy")
+
+
+@pytest.fixture(scope="module")
+def vectors() -> list[dict]:
+    """The cases in `HUSHGRAD_TEST_VECTORS`, else in `../shared/vectors`; skips without."""
+    chosen = os.environ.get("HUSHGRAD_TEST_VECTORS")
+    folder = Path(chosen) if chosen else _ROOT.parent / "shared" / "vectors"
+    file = folder / "accounting.json"
+    if not file.is_file():
+        pytest.skip(f"no vectors: {file} is no file; name its folder in HUSHGRAD_TEST_VECTORS")
+    return json.loads(file.read_text())
+
+
+def ours(case: dict) -> float | None:
+    """What hushgrad says, or None for a case that it does not claim to answer."""
+    if case["what"] not in _KINDS or case["accountant"] not in accounting.ACCOUNTANTS:
+        return None
+    noise, delta = case["noise_multiplier"], case["delta"]
+    if case["what"] == "dp_sgd":
+        settings = {k: case[k] for k in ("examples", "batch_size", "epochs")}
+        m = hg.dp_sgd(**settings, noise_multiplier=noise, delta=delta)
+        return m.epsilon(accountant=case["accountant"])
+    rate = case["sampling_rate"]
+    if rate is None or case.get("used_microbatching"):
+        return None
+    steps = case["steps"] if "steps" in case else math.ceil(case["epochs"] / rate)
+    event = accounting.poisson_gaussian(rate, noise, steps)
+    return accounting.epsilon(event, delta, case["accountant"])
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("kind", _KINDS)
+def test_every_case_of_a_kind(vectors, kind, accountant):
+    cases = [c for c in vectors if c["what"] == kind and c["accountant"] == accountant]
+    answers = [(case, ours(case)) for case in cases]
+    answered = [(case, got) for case, got in answers if got is not None]
+    if not answered:
+        pytest.skip(f"no vectors of kind {kind} for {accountant} in the file")
+    off = [
+        (case, got)
+        for case, got in answered
+        if not math.isclose(got, case["want"], rel_tol=case["rel_tol"])
+    ]
+    assert not off
+
+
+@pytest.mark.parametrize(("accountant", "want"), [("pld", 2.3818), ("rdp", 2.5967)])
+def test_the_classic_of_abadi_et_al(accountant, want):
+    m = hg.dp_sgd(
+        examples=60_000, batch_size=256, epochs=60, noise_multiplier=1.1, delta=1e-5, clip=1.5
+    )
+    assert m.steps == 14_063
+    assert m.epsilon(accountant=accountant) == pytest.approx(want, abs=1e-4)

@@ -1,0 +1,64 @@
+"""The shapes and types in the signatures, checked while a small run is made.
+
+In a process of its own: with the checks on, wrong arguments raise the checker's
+errors in place of hushgrad's, which other tests are about.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SESSION = """
+from jaxtyping import install_import_hook
+
+with install_import_hook("hushgrad", "beartype.beartype"):
+    import hushgrad as hg
+    import hushgrad.cli.app
+    from hushgrad import recipes
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+
+def loss(p, x, y):
+    h = lax.conv_general_dilated(x[None, :, None], p["k"], (1,), "SAME",
+                                 dimension_numbers=("NWC", "WIO", "NWC"))
+    h = jnp.tanh(h[0] @ p["w"] + p["b"]) * p["s"]
+    return jnp.sum((h @ p["wide"]) ** 2) - y
+
+
+p = {"k": jnp.ones((3, 1, 4)), "w": jnp.ones((4, 4)), "b": jnp.ones(4), "s": jnp.ones(4),
+     "wide": jnp.ones((4, 300))}
+x, y = np.ones((20, 5), np.float32), np.ones(20, np.float32)
+for clip in (1.0, hg.clip.Flat(1.0)):
+    jax.jit(hg.clipped_grad(loss, clip))(p, x, y, mask=jnp.arange(20) < 7)
+m = hg.dp_sgd(examples=20, batch_size=5, steps=3, clip=1.0, delta=1e-3, noise_multiplier=1.0)
+seen = []
+run = hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="run", seed=1,
+               callback=lambda q: seen.append((q.unprotected_loss, q.epsilon())))
+assert len(seen) == 3 and run.statement() and run.epsilon == m.epsilon()
+digits = hg.datasets.load_digits()
+recipes.accuracy(recipes.digits, recipes.digits.init(0), *digits.test)
+recipes.mnist.logits(recipes.mnist.init(0), jnp.ones((28, 28)))
+rows = hg.sampling.Poisson(0.3).draw(50, np.random.default_rng(0))
+assert sum(block.mask.sum() for block in hg.sampling.blocks(rows, 4)) == len(rows)
+print("checked")
+"""
+
+
+def test_signatures_hold_in_a_small_run(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("checked\n")
