@@ -9,38 +9,39 @@ from hushgrad import accounting
 from hushgrad.accounting import poisson_gaussian, smallest_noise
 from hushgrad.errors import InputError
 
-# (rate, steps), epsilon, delta
+# rate, steps, epsilon, delta; by the slower accountant only where it is not too slow.
 SETTINGS = [
-    ((256 / 60_000, 14_063), 3.0, 1e-5),
-    ((0.01, 1000), 0.5, 1e-6),
-    ((0.1, 200), 8.0, 1e-5),
-    ((1.0, 1), 1.0, 1e-5),
+    (256 / 60_000, 14_063, 3.0, 1e-5),
+    (0.01, 1000, 0.5, 1e-6),
+    (1.0, 1, 1.0, 1e-5),
+    (1.0, 400, 0.1, 1e-5),
 ]
+WITH_LITTLE_NOISE = [(0.1, 200, 8.0, 1e-5), (0.01, 100, 10.0, 1e-5), (0.9, 3, 20.0, 1e-9)]
+CASES = [("pld", *s) for s in SETTINGS] + [("rdp", *s) for s in SETTINGS + WITH_LITTLE_NOISE]
 
 
 def spent(rate, noise, steps, delta, accountant):
     return accounting.epsilon(poisson_gaussian(rate, noise, steps), delta, accountant)
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
-@pytest.mark.parametrize(("what", "epsilon", "delta"), SETTINGS)
-def test_the_target_is_kept_and_not_wasted(what, epsilon, delta, accountant):
-    rate, steps = what
+@pytest.mark.parametrize(("accountant", "rate", "steps", "epsilon", "delta"), CASES)
+def test_the_target_is_kept_and_not_wasted(accountant, rate, steps, epsilon, delta):
+    """From a first guess of 1, up and down: the answers lie between 0.4 and 700."""
     noise = smallest_noise(lambda z: poisson_gaussian(rate, z, steps), epsilon, delta, accountant)
     assert 0.999 * epsilon <= spent(rate, noise, steps, delta, accountant) <= epsilon
 
 
 def test_a_mechanism_keeps_its_epsilon():
-    m = hg.dp_sgd(examples=5000, batch_size=100, epochs=10, clip=2.0, delta=1e-5, epsilon=2.0)
-    assert 0.999 * 2.0 <= m.epsilon() <= 2.0
-    assert m.delta_at(2.0) <= 1e-5
+    m = hg.dp_sgd(examples=10_000, batch_size=100, epochs=10, clip=2, delta=1e-6, epsilon=0.5)
+    assert 0.999 * 0.5 <= m.epsilon() <= 0.5
+    assert m.delta_at(0.5) <= 1e-6
     assert accounting.epsilon(m.event, m.delta) == m.epsilon()
 
 
 def test_one_release_has_the_noise_of_the_closed_form():
-    """Balle & Wang 2018: at epsilon 1 and delta 1e-5 the least noise is 3.7304."""
+    """Balle & Wang 2018: at epsilon 1 and delta 1e-5 the least noise is 3.7306."""
     noise = smallest_noise(lambda z: poisson_gaussian(1.0, z, 1), 1.0, 1e-5)
-    assert 3.7304 <= noise <= 3.7304 * 1.002
+    assert 3.7306 <= noise <= 3.7306 * 1.002
 
 
 def test_less_epsilon_takes_more_noise():
@@ -52,16 +53,9 @@ def test_less_epsilon_takes_more_noise():
     assert found[0] < found[-1]
 
 
-def test_the_search_starts_anywhere():
-    """The first guess is noise 1: far too little here, far too much there."""
-    for rate, steps, epsilon in ((1.0, 400, 0.1), (1e-3, 1, 10.0)):
-        noise = smallest_noise(lambda z, r=rate, s=steps: poisson_gaussian(r, z, s), epsilon, 1e-5)
-        assert 0.999 * epsilon <= spent(rate, noise, steps, 1e-5, "pld") <= epsilon
-
-
 def test_a_target_that_no_noise_keeps():
     """Where more noise does not help, the search ends and says so."""
-    event = poisson_gaussian(0.1, 1.0, 100)
+    event = poisson_gaussian(1.0, 1.0, 1)
     with pytest.raises(InputError, match=r"epsilon=0\.5 cannot be reached with any noise") as e:
         smallest_noise(lambda z: event, 0.5, 1e-5)
     assert "allow a larger epsilon or delta, or fewer steps" in str(e.value)

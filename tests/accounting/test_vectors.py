@@ -11,7 +11,6 @@ import hushgrad as hg
 from hushgrad import accounting
 
 _ROOT = Path(__file__).resolve().parents[2]
-_KINDS = ("poisson_gaussian", "dp_sgd", "example_privacy")
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +26,6 @@ def vectors() -> list[dict]:
 
 def ours(case: dict) -> float | None:
     """What hushgrad says, or None for a case that it does not claim to answer."""
-    if case["what"] not in _KINDS or case["accountant"] not in accounting.ACCOUNTANTS:
-        return None
     noise, delta = case["noise_multiplier"], case["delta"]
     if case["what"] == "dp_sgd":
         settings = {k: case[k] for k in ("examples", "batch_size", "epochs")}
@@ -42,14 +39,20 @@ def ours(case: dict) -> float | None:
     return accounting.epsilon(event, delta, case["accountant"])
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(
+    ("kind", "accountant"),
+    [
+        ("poisson_gaussian", "pld"),
+        ("poisson_gaussian", "rdp"),
+        ("dp_sgd", "rdp"),
+        ("example_privacy", "pld"),
+        ("example_privacy", "rdp"),
+    ],
+)
 def test_every_case_of_a_kind(vectors, kind, accountant):
     cases = [c for c in vectors if c["what"] == kind and c["accountant"] == accountant]
-    answers = [(case, ours(case)) for case in cases]
-    answered = [(case, got) for case, got in answers if got is not None]
-    if not answered:
-        pytest.skip(f"no vectors of kind {kind} for {accountant} in the file")
+    answered = [(case, got) for case in cases if (got := ours(case)) is not None]
+    assert answered
     off = [
         (case, got)
         for case, got in answered

@@ -63,6 +63,21 @@ def test_nor_when_large_terms_cancel_in_the_ghost_norm(seed):
     assert size(out.grads) <= 1.0
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("small", [1e-20, 1e-12, 1e12])
+def test_nor_when_tiny_inputs_meet_huge_gradients(rows, small):
+    """The squares of the inputs vanish in float32, those of the gradients overflow."""
+    x = jnp.full((1, rows, 64), small)
+
+    def loss(w, x):
+        return jnp.sum(x @ w) * (10 / small)
+
+    out = hg.clipped_grad(loss, 0.01)(jnp.zeros((64, 64)), x)
+    assert int(out.nonfinite) == 0
+    np.testing.assert_allclose(out.norms, [rows * 640.0], rtol=1e-5)
+    assert 0.0099 < size(out.grads) <= 0.01
+
+
 def test_the_sensitivity_is_the_clip():
     assert hg.clipped_grad(layers, 0.25).sensitivity == 0.25
     assert hg.clipped_grad(layers, hg.clip.Flat(0.5)).sensitivity == 0.5

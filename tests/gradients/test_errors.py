@@ -41,6 +41,22 @@ def test_a_clip_that_is_not_positive(clip):
         hg.clipped_grad(good, clip)
 
 
+@pytest.mark.parametrize("clip", [1e-9, 1e20])
+def test_a_clip_that_float32_cannot_bound(clip):
+    with pytest.raises(InputError, match="clip must lie between 1e-06 and 1e"):
+        hg.clipped_grad(good, clip)
+
+
+def test_complex_parameters():
+    with pytest.raises(InputError, match=r"params\['w'\] is complex"):
+        hg.clipped_grad(lambda p, x: jnp.sum(x), 1.0)({"w": jnp.ones(3, complex)}, X)
+
+
+def test_no_parameters():
+    with pytest.raises(InputError, match="at least one array"):
+        hg.clipped_grad(lambda p, x: jnp.sum(x), 1.0)({}, X)
+
+
 def test_arrays_of_unequal_length():
     def loss(w, x, y):
         return jnp.sum(w * x) * y

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hushgrad._check import positive
+from hushgrad.errors import InputError
 
 __all__ = ["Flat"]
 
 # Head room for the rounding of the norm and of the scaled gradient, in units of eps.
 _HEAD_ROOM = 32.0
+_SMALLEST, _LARGEST = 1e-6, 1e15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +31,20 @@ class Flat:
     numbers too.
 
     Raises:
-      InputError: if `norm` is not a positive finite number.
+      InputError: if `norm` is not a positive number between 1e-6 and 1e15: beyond
+        those, squares of coordinates that matter vanish or overflow in float32.
     """
 
     norm: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", positive("clip", self.norm))
+        norm = positive("clip", self.norm)
+        if not _SMALLEST <= norm <= _LARGEST:
+            raise InputError(
+                f"clip must lie between {_SMALLEST:g} and {_LARGEST:g}, where float32 can hold "
+                f"the bound, got {self.norm!r}; scale the loss instead"
+            )
+        object.__setattr__(self, "norm", norm)
 
     @property
     def sensitivity(self) -> float:

@@ -74,6 +74,7 @@ class ClippedGrad:
         """
         leaves, treedef = jax.tree.flatten(params)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
+        _check_parameters(params)
         data, structure = jax.tree.flatten(batch)
         data = [jnp.asarray(leaf) for leaf in data]
         size = _batch_size(batch, data)
@@ -147,6 +148,18 @@ def _sum(
         losses=jnp.where(keep, losses.astype(squared.dtype), 0),
         nonfinite=jnp.sum(keep & ~finite, dtype=jnp.int32),
     )
+
+
+def _check_parameters(params: Any) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise InputError(f"params must hold at least one array, got {params!r}")
+    for path, leaf in leaves:
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise InputError(
+                f"params{jax.tree_util.keystr(path)} is complex; keep real and imaginary parts as "
+                "two parameters"
+            )
 
 
 def _sum_dtype(dtype: Any) -> Any:

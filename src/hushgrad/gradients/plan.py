@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import primitives as p
 
 from hushgrad.gradients import rules
@@ -157,7 +158,8 @@ def _path(program: Program, value: int) -> list[Op] | None:
     """The chain of shape operations from one parameter to `value`, or None."""
     path: list[Op] = []
     while (op := program.producer(value)) is not None:
-        if op.primitive not in _SHAPE_OPS or len(op.inputs) != 1:
+        real = jnp.issubdtype(program.avals[value].dtype, jnp.floating)
+        if op.primitive not in _SHAPE_OPS or len(op.inputs) != 1 or not real:
             return None
         path.append(op)
         (value,) = op.inputs

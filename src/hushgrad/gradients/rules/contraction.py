@@ -42,10 +42,19 @@ def ghost_norm(
     The second number bounds that error, so that a clip that adds it never lets an
     example through with more than its norm.
     """
+    # Tiny inputs with huge gradients make an ordinary gradient, though the squares of the
+    # first vanish in float32 and those of the second overflow: both are scaled to 1.
+    scale_a, scale_g = _largest(a), _largest(g)
+    a, g, scale = a / scale_a, g / scale_g, jnp.square(scale_a * scale_g)
     if a.shape[1] == 1:
         squared = jnp.sum(jnp.sum(a * a, axis=(1, 2)) * jnp.sum(g * g, axis=(1, 2)))
-        return squared, jnp.zeros_like(squared)
+        return scale * squared, jnp.zeros_like(squared)
     products = jnp.einsum("gsd,gtd->gst", a, a) * jnp.einsum("gsp,gtp->gst", g, g)
-    squared = jnp.sum(products)
-    slack = _ROUNDING * jnp.finfo(squared.dtype).eps * jnp.sum(jnp.abs(products))
-    return jnp.maximum(squared, 0), slack
+    slack = _ROUNDING * jnp.finfo(products.dtype).eps * jnp.sum(jnp.abs(products))
+    return scale * jnp.maximum(jnp.sum(products), 0), scale * slack
+
+
+def _largest(x: Array) -> Float[Array, ""]:
+    """Largest magnitude, or 1 where there is none or all are zero."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    return jnp.where(largest == 0, 1, largest)
