@@ -48,8 +48,16 @@ class Mechanism:
     noise_multiplier: float
     steps: int
     delta: float
-    unit: str = "example"
-    neighbouring_relation: str = "add-or-remove-one"
+    unit: str = dataclasses.field(default="example", init=False)
+    neighbouring_relation: str = dataclasses.field(default="add-or-remove-one", init=False)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("sampling", Poisson), ("clip", Flat)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        positive("noise_multiplier", self.noise_multiplier)
+        whole("steps", self.steps, at_least=0)
+        fraction("delta", self.delta)
 
     @property
     def sampling_rate(self) -> float:

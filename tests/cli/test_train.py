@@ -115,6 +115,33 @@ def test_a_killed_command_goes_on_and_ends_the_same(tmp_path):
     assert "SEEDED" in again.stdout
 
 
+def test_an_interrupted_command_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "hushgrad",
+            "train",
+            "digits",
+            "--epochs",
+            "500",
+            "--directory",
+            "r",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "r" / "checkpoints" / "6").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "interrupted; the same command goes on from the last checkpoint\n"
+
+
 MISTAKES = [
     (["--epsilon", "1", "--noise-multiplier", "1"], "give one of epsilon and noise_multiplier"),
     (["--delta", "0"], "delta must lie strictly between 0 and 1, got 0.0"),

@@ -78,6 +78,30 @@ def test_nor_when_tiny_inputs_meet_huge_gradients(rows, small):
     assert 0.0099 < size(out.grads) <= 0.01
 
 
+def test_nor_with_a_million_inputs_per_row():
+    x = jnp.full((1, 2, 1_000_000), 1.1)
+    out = hg.clipped_grad(lambda w, x: jnp.sum(jnp.tanh(x @ w)), 1.0)(jnp.zeros((1_000_000, 3)), x)
+    assert size(out.grads) <= 1.0
+
+
+def test_nor_when_some_parameters_are_wider_than_others():
+    with jax.enable_x64(True):
+        params = {"a": jnp.zeros(3, jnp.float32), "b": jnp.zeros((), jnp.float64)}
+        for seed in range(20):
+            x = jnp.asarray(np.random.default_rng(seed).normal(size=(1, 3)))
+            out = hg.clipped_grad(lambda p, x: jnp.sum(p["a"] * x) + p["b"], 0.1)(params, x)
+            assert size(out.grads) <= 0.1
+
+
+def test_gradients_are_real_whatever_the_loss_computes_with():
+    def loss(w, x):
+        return jnp.sum(jnp.abs(jnp.fft.fft(x) @ w) ** 2)
+
+    out = hg.clipped_grad(loss, 1.0)(rand(0, 40, 3), rand(1, 1, 40))
+    assert out.grads.dtype == out.norms.dtype == jnp.float32
+    assert size(out.grads) <= 1.0
+
+
 def test_the_sensitivity_is_the_clip():
     assert hg.clipped_grad(layers, 0.25).sensitivity == 0.25
     assert hg.clipped_grad(layers, hg.clip.Flat(0.5)).sensitivity == 0.5

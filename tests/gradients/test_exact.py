@@ -241,6 +241,26 @@ def stopped(p, x):
     return jnp.sum(jnp.sin(x @ lax.stop_gradient(p["w"]) + p["v"]))
 
 
+def in_frequencies(p, x):
+    return jnp.sum(jnp.abs(jnp.fft.fft(x) @ p["w"] + jnp.fft.fft(p["v"])) ** 2)
+
+
+def scalar_bias(p, x):
+    return jnp.sum(jnp.sin(lax.add(x, p["v"][0])) @ p["w"])
+
+
+def integer_inputs(p, x):
+    pixels = (100 * x).astype(jnp.int8)
+    out = lax.dot_general(
+        pixels, p["w"], (((0,), (0,)), ((), ())), preferred_element_type=p["w"].dtype
+    )
+    return jnp.sum(jnp.sin(out))
+
+
+def empty_axis(p, x):
+    return jnp.sum(x[:0] @ p["w"][:0]) + jnp.sum(x * p["v"])
+
+
 def no_data(p, x):
     return jnp.sum(p["w"] ** 2)
 
@@ -252,7 +272,8 @@ def no_parameters(p, x):
 ZOO = [
     *(shared_twice, tied, transposed_and_reshaped, sliced, nonlinear_in_parameters, regularised),
     *(scaled, embedded, both_sides, in_a_scan, in_a_loop, in_a_cond, custom_jvp, custom_vjp),
-    *(rematerialised, jitted_twice, stopped, no_data, no_parameters),
+    *(rematerialised, jitted_twice, stopped, in_frequencies, scalar_bias, integer_inputs),
+    *(empty_axis, no_data, no_parameters),
 ]
 
 

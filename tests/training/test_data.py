@@ -1,5 +1,6 @@
 """Data is checked before anything is spent."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -52,6 +53,9 @@ def test_no_data(train):
     [
         ({"mechanism": "dp"}, "mechanism must come from"),
         ({"optimizer": 0.1}, "optimizer must be an optax optimizer"),
+        ({"callback": 3}, "callback must be a function"),
+        ({"directory": None}, "directory must be a path"),
+        ({"params": {"w": "weights"}}, r"params\['w'\] must be an array of numbers"),
         ({"block_size": 0}, "block_size must be a whole number"),
         ({"checkpoint_every": 0}, "checkpoint_every must be a whole number"),
         ({"seed": -1}, "seed must be a whole number"),
@@ -63,6 +67,22 @@ def test_mistakes_are_found_before_anything_is_spent(train, tmp_path, changes, m
     with pytest.raises(InputError, match=message):
         train(**changes)
     assert not (tmp_path / "run" / "ledger.sqlite").exists()
+
+
+def test_parameters_that_are_no_longer_finite_stop_the_run(train):
+    with pytest.raises(InputError, match="params are no longer finite after step"):
+        train(optimizer=optax.sgd(1e39))
+
+
+@pytest.mark.parametrize("extra", [np.ones((60, 0), np.float32), jnp.ones(60, jnp.bfloat16)])
+def test_empty_and_narrow_arrays_are_data_too(train, extra):
+    loss = lambda p, x, extra, y: (x @ p["w"] - y + jnp.sum(extra)) ** 2 + p["b"]  # noqa: E731
+    assert train(data=(X, extra, Y), loss=loss, mechanism=mechanism(steps=2)).steps == 2
+
+
+def test_random_keys_are_explained(train):
+    with pytest.raises(DataError, match=r"jax\.random\.key_data"):
+        train(data=(jax.random.split(jax.random.key(0), 60), Y))
 
 
 def test_and_the_directory_can_still_be_used(train):

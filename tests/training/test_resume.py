@@ -12,6 +12,7 @@ from pathlib import Path
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -141,6 +142,42 @@ def test_one_changed_record(train, data):
     changed = x.copy()
     changed[31, 2] += 1e-3
     refused(train, "other data", data=(changed, y))
+
+
+def test_an_array_that_the_loss_closes_over(train):
+    """Frozen weights, or data: traced programs show their shapes alone."""
+
+    def weighted(weight):
+        held = np.full(4, weight, np.float32)
+        return lambda p, x, y: ((x * held) @ p["w"] + p["b"] - y) ** 2
+
+    with pytest.raises(Stop):
+        train(stop_after=6, loss=weighted(1.0))
+    with pytest.raises(ResumeError, match="other arrays that the loss or the optimizer hold"):
+        train(loss=weighted(2.0))
+    assert train(loss=weighted(1.0)).steps == 12
+
+
+def test_an_array_that_the_optimizer_holds(train):
+    with pytest.raises(Stop):
+        train(stop_after=6, optimizer=optax.sgd(jnp.float32(0.1)))
+    with pytest.raises(ResumeError):
+        train(optimizer=optax.sgd(jnp.float32(0.2)))
+
+
+def test_other_starting_parameters(train, params):
+    refused(train, "other starting parameters", params={**params, "b": jnp.ones(())})
+
+
+def test_an_optimizer_whose_state_grows_wider_goes_on_exactly(train, tmp_path, params):
+    """Adam's moments of bfloat16 parameters begin as bfloat16 and go on as float32."""
+    narrow = {k: v.astype(jnp.bfloat16) for k, v in params.items()}
+    settings = {"params": narrow, "optimizer": optax.adam(0.1), "seed": 4}
+    whole = train(**settings)
+    with pytest.raises(Stop):
+        train(**settings, stop_after=6, directory=tmp_path / "part")
+    part = train(**settings, directory=tmp_path / "part")
+    np.testing.assert_array_equal(flat(whole.params), flat(part.params))
 
 
 def test_another_block_size(train):

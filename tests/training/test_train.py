@@ -114,7 +114,9 @@ def test_empty_batches_are_ordinary_steps(train):
     m = mechanism(batch_size=1, steps=30)
     train(
         mechanism=m,
-        callback=lambda p: seen.append((int(p.sums.finite), p.unprotected_loss, p.params)),
+        callback=lambda p: seen.append(
+            (int(p.unprotected_sums.finite), p.unprotected_loss, p.params)
+        ),
     )
     empty = [i for i, (count, loss, _) in enumerate(seen) if count == 0]
     assert empty  # 30 batches of Binomial(60, 1/60): none empty has probability 1e-6

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import dp_accounting
 
-from hushgrad._check import fraction
+from hushgrad._check import fraction, positive
 from hushgrad.accounting import pld, rdp
 from hushgrad.accounting.events import poisson_gaussian_parts
 from hushgrad.errors import InputError
@@ -28,9 +29,13 @@ def epsilon(event: Any, delta: float, accountant: str = "pld") -> float:
       InputError: if `delta` is not in (0, 1), the accountant is not known, or the
         event is not one that hushgrad accounts for.
     """
-    chosen = _chosen(accountant)
-    # A bound below zero would be a rounding artefact; epsilon is never negative.
-    return max(0.0, float(chosen.epsilon(_event(event), fraction("delta", delta))))
+    chosen, delta = _chosen(accountant), fraction("delta", delta)
+    event, steps = _event(event)
+    if steps == 0:
+        return 0.0
+    found = float(chosen.epsilon(event, delta))
+    # A bound below zero would be a rounding artefact; NaN must not pass for zero.
+    return math.inf if math.isnan(found) else max(0.0, found)
 
 
 def delta(event: Any, epsilon: float, accountant: str = "pld") -> float:
@@ -41,20 +46,24 @@ def delta(event: Any, epsilon: float, accountant: str = "pld") -> float:
         event is not one that hushgrad accounts for.
     """
     chosen = _chosen(accountant)
-    if not epsilon >= 0:
-        raise InputError(f"epsilon must be zero or more, got {epsilon!r}")
-    return min(1.0, max(0.0, float(chosen.delta(_event(event), float(epsilon)))))
+    if epsilon != 0:
+        epsilon = positive("epsilon", epsilon)
+    event, steps = _event(event)
+    if steps == 0:
+        return 0.0
+    found = float(chosen.delta(event, float(epsilon)))
+    return 1.0 if math.isnan(found) else min(1.0, max(0.0, found))
 
 
-def _event(event: Any) -> dp_accounting.DpEvent:
+def _event(event: Any) -> tuple[dp_accounting.DpEvent, int]:
     # A composed event has an `event` of its own: looking into it would drop the count.
     event = event if isinstance(event, dp_accounting.DpEvent) else getattr(event, "event", None)
-    poisson_gaussian_parts(event)
-    return event
+    *_, steps = poisson_gaussian_parts(event)
+    return event, steps
 
 
 def _chosen(accountant: str) -> Any:
-    if accountant not in ACCOUNTANTS:
+    if not isinstance(accountant, str) or accountant not in ACCOUNTANTS:
         known = ", ".join(repr(name) for name in ACCOUNTANTS)
         raise InputError(f"accountant must be one of {known}, got {accountant!r}")
     return ACCOUNTANTS[accountant]

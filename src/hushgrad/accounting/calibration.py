@@ -16,7 +16,7 @@ __all__ = ["smallest_noise"]
 
 # The answer's epsilon lies within this share below the target, never above it.
 _TOLERANCE = 1e-3
-_LARGEST_NOISE = 1e5
+_SMALLEST_NOISE, _LARGEST_NOISE = 0.01, 1e5
 
 
 def smallest_noise(
@@ -25,7 +25,8 @@ def smallest_noise(
     """The noise multiplier at which `make_event` costs at most `epsilon` at `delta`.
 
     The search starts from the quick Renyi bound and ends on the private side: the
-    epsilon of the result is at most the target, and within 0.1% of it.
+    epsilon of the result is at most the target, and within 0.1% of it unless that
+    would take a noise multiplier below 0.01.
 
     Args:
       make_event: noise multiplier -> event; more noise must cost less.
@@ -55,10 +56,10 @@ def _bracketed(cost: Callable[[float], float], target: float, guess: float) -> f
                 f"{_LARGEST_NOISE:g}; allow a larger epsilon or delta, or fewer steps"
             )
         spent = cost(best)
+    factor = 1.1
     while worst == best or cost(worst) <= target:
-        best = worst
-        worst = worst / 1.1
-        if worst < 1e-3:
+        best, worst, factor = worst, worst / factor, factor * 1.2
+        if worst < _SMALLEST_NOISE:
             return best
     return _narrow(cost, target, worst, best)
 

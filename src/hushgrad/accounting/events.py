@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import dp_accounting
@@ -37,8 +38,19 @@ def poisson_gaussian_parts(event: Any) -> tuple[float, float, int]:
             ),
             count=steps,
         ):
-            return float(rate), float(noise_multiplier), int(steps)
+            return _checked(float(rate), float(noise_multiplier), int(steps))
     raise InputError(
         "event must be a mechanism or a self-composed Poisson-sampled Gaussian "
         f"(hushgrad.accounting.poisson_gaussian makes one), got {event!r}"
     )
+
+
+def _checked(rate: float, noise_multiplier: float, steps: int) -> tuple[float, float, int]:
+    """Numbers out of range would be answered with NaN, which compares as nothing spent."""
+    if not 0 < rate <= 1:
+        raise InputError(f"sampling rate must be in (0, 1], got {rate!r}")
+    if not 0 < noise_multiplier < math.inf:
+        raise InputError(f"noise_multiplier must be positive and finite, got {noise_multiplier!r}")
+    if steps < 0:
+        raise InputError(f"steps must be zero or more, got {steps!r}")
+    return rate, noise_multiplier, steps

@@ -14,7 +14,6 @@ from hushgrad.errors import HushgradError
 __all__ = ["app", "main"]
 
 _USER_ERROR = 2
-_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Train models on people's data with a proven privacy guarantee.",
@@ -47,6 +46,3 @@ def main() -> None:
     except HushgradError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(_USER_ERROR)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
-        sys.exit(_INTERRUPTED)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +24,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Train a classifier with differential privacy.", no_args_is_help=True)
 
 _EPSILON = 3.0
+_INTERRUPTED = 130
 
 Epsilon = Annotated[
     float | None,
@@ -142,7 +145,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     directory = directory or settings.directory(recipe.name)
     display = Display(mechanism)
     display.begin(recipe.name, directory)
-    with display:
+    with _interruptible(), display:
         run = train(
             recipe.loss,
             recipe.init(start),
@@ -156,6 +159,15 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     score = accuracy(recipe, run.params, *data.test)
     _write(run, score)
     display.end(run, score, len(data.test[0]))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _write(run: Run, score: float) -> None:

@@ -12,8 +12,6 @@ from hushgrad.errors import InputError
 
 __all__ = ["Flat"]
 
-# Head room for the rounding of the norm and of the scaled gradient, in units of eps.
-_HEAD_ROOM = 32.0
 _SMALLEST, _LARGEST = 1e-6, 1e15
 
 
@@ -26,9 +24,7 @@ class Flat:
     ```
 
     Formal guarantee: adding or removing one example changes the sum of clipped
-    gradients by at most `sensitivity` in Euclidean norm. The coefficient leaves
-    head room of 32 units in the last place, so that this holds for the rounded
-    numbers too.
+    gradients by at most `sensitivity` in Euclidean norm.
 
     Raises:
       InputError: if `norm` is not a positive number between 1e-6 and 1e15: beyond
@@ -58,11 +54,9 @@ class Flat:
 
         Args:
           squared_norms: squared gradient norms as computed.
-          slack: bounds on their rounding errors, added before the comparison.
+          slack: bounds on their rounding errors and that of the scaled gradient,
+            added before the comparison.
         """
-        room = 1 - _HEAD_ROOM * float(jnp.finfo(squared_norms.dtype).eps)
         norms = jnp.sqrt(squared_norms + slack)
         # A zero gradient keeps coefficient 1; the guarded division keeps NaN out.
-        return jnp.where(
-            norms > self.norm * room, self.norm * room / jnp.where(norms > 0, norms, 1), 1
-        )
+        return jnp.where(norms > self.norm, self.norm / jnp.where(norms > 0, norms, 1), 1)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from hushgrad.gradients.plan import Group, Plan
 from hushgrad.gradients.program import Kind, Op
+from hushgrad.gradients.rules.contraction import sum_error
 
 __all__ = ["Tap", "per_example", "run_taps", "totals"]
 
@@ -105,7 +106,7 @@ def per_example(
       example's whole gradient; a bound on its rounding error.
     """
     built: Built = {}
-    dtype = jnp.result_type(jnp.float32, *(tap.gradient.dtype for tap in taps))
+    dtype = jnp.result_type(jnp.float32, *(tap.gradient.real.dtype for tap in taps))
     squared = slack = jnp.zeros(size, dtype)
     for group in plan.groups:
         if group.ghost:
@@ -117,7 +118,9 @@ def per_example(
             built.update(gradients)
             for gradient in gradients.values():
                 axes = tuple(range(1, gradient.ndim))
-                squared = squared + jnp.sum(jnp.square(gradient), axis=axes, dtype=dtype)
+                more = jnp.sum(jnp.square(gradient), axis=axes, dtype=dtype)
+                error = sum_error(gradient.size // max(1, size), gradient.dtype)
+                squared, slack = squared + more, slack + error * more
     return built, squared, slack
 
 

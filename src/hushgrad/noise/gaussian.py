@@ -34,10 +34,11 @@ def gaussian(stddev: float) -> optax.GradientTransformationExtraArgs:
 
     Args:
       stddev: standard deviation, in the units of the sum. Leaves that are not
-        floating-point pass through unchanged.
+        numbers with a fraction (integers) pass through unchanged.
 
     Raises:
-      InputError: if `stddev` is not positive and finite, or `key` is missing or not uint32[8].
+      InputError: if `stddev` is not positive and finite, `key` is missing or not uint32[8], or
+        a leaf is complex.
     """
     stddev = positive("stddev", stddev)
 
@@ -69,8 +70,10 @@ def gaussian(stddev: float) -> optax.GradientTransformationExtraArgs:
 
 
 def _add(leaf: Array, key: Array, stream: int, stddev: float) -> Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise InputError(f"updates must be real numbers, got {leaf.dtype}: it would get no noise")
     # Noise in a narrower type would be rounded to a coarse, attackable grid.
     dtype = jnp.promote_types(leaf.dtype, jnp.float32)
     return leaf.astype(dtype) + stddev * standard_normal(key, stream, leaf.shape, dtype)

@@ -34,10 +34,13 @@ def standard_normal(
     pairs = -(-size // 2)
     nonce = jnp.array([stream, 0, 0], jnp.uint32)
     bits = random_bits(key, nonce, 4 * pairs).reshape(4, pairs)
-    low, high, low_angle, high_angle = (b.astype(dtype) for b in bits)
-    # In (0, 1]: the second word matters where the first is small, in the tail.
-    uniform = jnp.minimum(high * 2.0**-32 + (low + 1) * 2.0**-64, 1)
-    radius = jnp.sqrt(-2 * jnp.log(uniform))
+    near_one = bits[1] >= jnp.uint32(1 << 31)
+    # The uniform u in (0, 1] where it is at most 1/2, else 1 - u: the second word matters
+    # where the first is small, in the tail and near zero.
+    folded = jnp.where(near_one, ~bits[:2], bits[:2]).astype(dtype)
+    side = folded[1] * 2.0**-32 + (folded[0] + jnp.where(near_one, 0, 1)) * 2.0**-64
+    radius = jnp.sqrt(-2 * jnp.where(near_one, jnp.log1p(-side), jnp.log(side)))
+    low_angle, high_angle = bits[2].astype(dtype), bits[3].astype(dtype)
     angle = 2 * math.pi * (high_angle * 2.0**-32 + low_angle * 2.0**-64)
     normals = jnp.concatenate([radius * jnp.cos(angle), radius * jnp.sin(angle)])
     return normals[:size].reshape(shape)

@@ -46,9 +46,9 @@ class Checkpoints:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OSError) as error:
             raise ResumeError(
-                f"checkpoint {step} does not fit these parameters and this optimizer "
+                f"checkpoint {step} cannot be restored into these parameters and this optimizer "
                 f"({error}); use those it was made with, or another directory"
             ) from error
         return restored

@@ -32,11 +32,11 @@ def prepare(data: Any, examples: int) -> tuple[Any, ...]:
       DataError: if arrays differ in length, are not numbers, or labels are NaN.
     """
     arguments = tuple(data) if isinstance(data, tuple | list) else (data,)
-    arrays = jax.tree.map(np.asarray, arguments)
+    arrays = jax.tree.map(_array, arguments)
     sizes = {}
     for path, array in jax.tree_util.tree_leaves_with_path(arrays):
         name = "data" + jax.tree_util.keystr(path)
-        if array.ndim == 0 or array.dtype.kind not in "biufcV":
+        if array.ndim == 0 or array.dtype.kind not in "biufcV" or array.dtype.names:
             raise DataError(
                 f"{name} must be an array of numbers with one row per example, got "
                 f"{array.dtype} of shape {array.shape}"
@@ -58,23 +58,35 @@ def prepare(data: Any, examples: int) -> tuple[Any, ...]:
     return arrays
 
 
+def _array(leaf: Any) -> np.ndarray:
+    try:
+        return np.asarray(leaf)
+    except TypeError as error:
+        raise DataError(
+            f"data must be arrays of numbers, got {type(leaf).__name__} ({error}); random keys go "
+            "in as jax.random.key_data(keys)"
+        ) from error
+
+
 def rows_of(data: tuple[Any, ...], rows: Int[np.ndarray, " block"]) -> tuple[Any, ...]:
     """The chosen rows of every array."""
     return jax.tree.map(lambda array: array[rows], data)
 
 
-def fingerprint(data: tuple[Any, ...], secret: RunSecret) -> str:
-    """Tells data sets apart, to the holder of the run's secret alone.
+def fingerprint(data: Any, secret: RunSecret) -> str:
+    """Tells pytrees of arrays apart, to the holder of the run's secret alone.
 
     All of it is read: were one changed record to pass unnoticed, a resumed run
     would release other sums under the same noise, and their difference is that record.
     """
     state = secret.authenticator()
     for path, array in jax.tree_util.tree_leaves_with_path(data):
+        array = np.asarray(array)
         state.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        rows = max(1, _HASHED_AT_ONCE // max(1, array[:1].nbytes))
-        for start in range(0, len(array), rows):
-            state.update(np.ascontiguousarray(array[start : start + rows]).data.cast("B"))
+        flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+        rows = max(1, _HASHED_AT_ONCE // max(1, flat[:1].nbytes))
+        for start in range(0, len(flat), rows):
+            state.update(flat[start : start + rows].tobytes())
     return state.hexdigest()
 
 

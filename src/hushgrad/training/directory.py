@@ -28,14 +28,15 @@ class Identity:
     Attributes:
       mechanism: as plain data.
       program: fingerprint of the loss and the optimizer as traced.
-      data: fingerprint of the data, keyed with the run's secret.
+      content: fingerprint of the data, of the state before the first step, and of
+        arrays that the program closes over, keyed with the run's secret.
       block_size: rows per block; sums in other blocks round differently.
       seeded: the secret came from a seed given by the user.
     """
 
     mechanism: dict[str, Any]
     program: str
-    data: str
+    content: str
     block_size: int
     seeded: bool
 
@@ -55,6 +56,8 @@ class RunDirectory:
         Raises:
           InputError: if it cannot be written to.
         """
+        if not isinstance(path, str | Path) or not str(path):
+            raise InputError(f"directory must be a path, got {path!r}")
         self.path = Path(path).expanduser()
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from hushgrad._check import whole
 from hushgrad.errors import InputError, ResumeError
@@ -23,6 +21,7 @@ from hushgrad.gradients import ClippedGrad, clipped_grad
 from hushgrad.mechanism import Mechanism
 from hushgrad.sampling import blocks
 from hushgrad.training import data as rows
+from hushgrad.training import program
 from hushgrad.training.checkpoint import Checkpoints
 from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.ledger import Ledger
@@ -95,20 +94,22 @@ def train(
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputError(f"optimizer must be an optax optimizer, got {optimizer!r}")
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback must be a function of the progress, got {callback!r}")
     arrays = rows.prepare(data, mechanism.examples)
     if block_size is not None:
         block_size = whole("block_size", block_size)
     if checkpoint_every is None:
         checkpoint_every = max(1, round(mechanism.examples / mechanism.batch_size))
     every = whole("checkpoint_every", checkpoint_every)
-    state = initial_state(jax.tree.map(jnp.asarray, params), mechanism, optimizer)
+    state = initial_state(_arrays(params), mechanism, optimizer)
     folder = RunDirectory(directory)
     with folder.locked(), contextlib.ExitStack() as stack:
         found = folder.load()
         if block_size is None:
             block_size = found[1].block_size if found else _block_size(mechanism)
         job = _Job(clipped_grad(loss, mechanism.clip), mechanism, optimizer, arrays, block_size)
-        name, secret = _open(folder, found, job, job.fingerprint(state), seed)
+        name, secret = _open(folder, found, job, state, seed)
         ledger = Ledger(folder.ledger, name, mechanism.to_dict())
         stack.callback(ledger.close)
         checkpoints = Checkpoints(folder.checkpoints)
@@ -119,6 +120,7 @@ def train(
                 ledger.charge(step)
                 state, sums = job.step(state, secret, step)
                 if (step + 1) % every == 0 or step + 1 == mechanism.steps:
+                    _check_finite(state, step + 1)
                     checkpoints.save(step + 1, state)
                 if callback is not None:
                     callback(Progress(step + 1, mechanism, state.params, sums))
@@ -158,13 +160,13 @@ class _Job:
         key = secret.noise_key(step)
         return release(self.mechanism, self.optimizer, state, sums.grads, key), sums
 
-    def fingerprint(self, state: State) -> str:
-        """Of the whole step as traced; also finds errors in the loss before any is spent."""
+    def trace(self, state: State) -> list[Any]:
+        """The whole step, traced; also finds errors in the loss before any is spent."""
         sums = jax.eval_shape(
             lambda s, b, m: empty_sums(self.clipped, s.params, b, m), state, self._first, self._mask
         )
         key = jax.ShapeDtypeStruct((8,), jnp.uint32)
-        traced = [
+        return [
             jax.make_jaxpr(lambda s, t, b, m: accumulate(self.clipped, s.params, t, b, m))(
                 state, sums, self._first, self._mask
             ),
@@ -172,40 +174,48 @@ class _Job:
                 state, sums.grads, key
             ),
         ]
-        # Addresses of functions differ from process to process.
-        text = re.sub(r"0x[0-9a-f]+", "", f"{jax.__version__}{traced}{jax.tree.structure(state)}")
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _open(
     folder: RunDirectory,
     found: tuple[str, Identity] | None,
     job: _Job,
-    program: str,
+    state: State,
     seed: int | None,
 ) -> tuple[str, RunSecret | None]:
     """Begins a run or checks the one found; without a secret, it is finished."""
+    traced = job.trace(state)
+
+    def identity(secret: RunSecret | None) -> Identity:
+        content = (job.data, state, program.constants(traced))
+        return Identity(
+            mechanism=job.mechanism.to_dict(),
+            program=program.fingerprint(traced, jax.tree.structure(state)),
+            content="" if secret is None else rows.fingerprint(content, secret),
+            block_size=job.block_size,
+            seeded=seed is not None,
+        )
+
     if found is None:
         secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
         folder.keep_secret(secret)
-        return folder.begin(_identity(job, program, secret, seed)), secret
+        return folder.begin(identity(secret)), secret
     name, there = found
     secret = folder.secret()
-    here = _identity(job, program, secret, seed)
-    differing = _difference(here, there)
-    if differing is None and secret is not None and seed is not None:
-        differing = None if secret == RunSecret.from_seed(seed) else "it was made with another seed"
+    differing = _difference(identity(secret), there)
+    if (
+        differing is None
+        and secret is not None
+        and seed is not None
+        and secret != RunSecret.from_seed(seed)
+    ):
+        differing = "it was made with another seed"
     if differing is not None:
         raise ResumeError(
             f"the run in {str(folder.path)!r} cannot go on: {differing}; repeat the call that "
             "began it, or use another directory"
         )
     return name, secret
-
-
-def _identity(job: _Job, program: str, secret: RunSecret | None, seed: int | None) -> Identity:
-    data = "" if secret is None else rows.fingerprint(job.data, secret)
-    return Identity(job.mechanism.to_dict(), program, data, job.block_size, seed is not None)
 
 
 def _difference(here: Identity, there: Identity) -> str | None:
@@ -219,10 +229,16 @@ def _difference(here: Identity, there: Identity) -> str | None:
     if here.block_size != there.block_size:
         return f"it was made with block_size={there.block_size}, not {here.block_size}"
     if here.program != there.program:
-        return "it was made with another loss, optimizer, shape of parameters or version of JAX"
-    # Without the secret, in a finished run, the data cannot be told and is not needed.
-    if here.data and here.data != there.data:
-        return "it was made with other data"
+        return (
+            "it was made with another loss, optimizer, shape of parameters, version of JAX or "
+            "kind of device"
+        )
+    # Without the secret, in a finished run, this cannot be told and is not needed.
+    if here.content and here.content != there.content:
+        return (
+            "it was made with other data, other starting parameters, or other arrays that the "
+            "loss or the optimizer hold"
+        )
     return None
 
 
@@ -243,6 +259,29 @@ def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[St
             "is not this run's ledger; restore it, or use another directory"
         )
     return checkpoints.restore(state), latest
+
+
+def _arrays(params: PyTree[ArrayLike]) -> PyTree[Array]:
+    def convert(path: Any, leaf: Any) -> Array:
+        try:
+            return jnp.asarray(leaf)
+        except TypeError as error:
+            name = "params" + jax.tree_util.keystr(path)
+            raise InputError(f"{name} must be an array of numbers, got {leaf!r}") from error
+
+    return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def _check_finite(state: State, step: int) -> None:
+    """Parameters are released, so looking at them spends nothing; going on would."""
+    leaves = [
+        leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in leaves):
+        raise InputError(
+            f"params are no longer finite after step {step}, so nothing more can be learned; what "
+            "was charged is spent. Use a smaller learning rate, in another directory"
+        )
 
 
 def _block_size(mechanism: Mechanism) -> int:

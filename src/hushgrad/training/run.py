@@ -54,7 +54,7 @@ class Progress:
     step: int
     mechanism: Mechanism
     params: PyTree[Array]
-    sums: Sums
+    unprotected_sums: Sums
 
     @property
     def steps(self) -> int:
@@ -68,15 +68,15 @@ class Progress:
     @property
     def unprotected_loss(self) -> float:
         """Mean loss of the step's batch before the update; NaN for an empty batch."""
-        count = int(self.sums.finite)
-        return float(self.sums.loss) / count if count else float("nan")
+        count = int(self.unprotected_sums.finite)
+        return float(self.unprotected_sums.loss) / count if count else float("nan")
 
     @property
     def unprotected_clipped(self) -> int:
         """How many of the batch's gradients were clipped."""
-        return int(self.sums.clipped)
+        return int(self.unprotected_sums.clipped)
 
     @property
     def unprotected_nonfinite(self) -> int:
         """How many examples were left out because their gradient was not finite."""
-        return int(self.sums.nonfinite)
+        return int(self.unprotected_sums.nonfinite)

@@ -45,8 +45,25 @@ class Sums(NamedTuple):
 def initial_state(
     params: PyTree[Array], mechanism: Mechanism, optimizer: optax.GradientTransformation
 ) -> State:
-    """The state before the first step."""
-    return State(params, optimizer.init(params), mechanism.noise().init(params))
+    """The state before the first step, in the types that every later state has.
+
+    Some optimizers begin in the parameters' type and go on in a wider one; a
+    checkpoint restored in the first would not repeat the steps after it.
+    """
+    state = State(params, optimizer.init(params), mechanism.noise().init(params))
+    grads = jax.tree.map(
+        lambda p: (
+            jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
+            if jnp.issubdtype(p.dtype, jnp.floating)
+            else p
+        ),
+        params,
+    )
+    key = jax.ShapeDtypeStruct((8,), jnp.uint32)
+    after = jax.eval_shape(
+        lambda s, g, k: release(mechanism, optimizer, s, g, k), state, grads, key
+    )
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, after)
 
 
 @functools.partial(jax.jit, static_argnames="clipped_grad")

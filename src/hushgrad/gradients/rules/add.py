@@ -27,8 +27,10 @@ class Addition(Rule):
 
     def gradient(self, records: tuple[Any, ...], g: jax.Array) -> jax.Array:
         shape = self.avals[self.position].shape
+        if len(shape) != g.ndim:  # a scalar is added to anything
+            return jnp.sum(g)
         repeated = [d for d, n in enumerate(shape) if n != g.shape[d]]
         return jnp.sum(g, axis=tuple(repeated), keepdims=True) if repeated else g
 
     def total(self, records: tuple[Any, ...], g: jax.Array) -> jax.Array:
-        return self.gradient(records, jnp.sum(g, axis=0))
+        return jnp.sum(jax.vmap(lambda one: self.gradient((), one))(g), axis=0)

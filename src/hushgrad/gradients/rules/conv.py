@@ -17,8 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hushgrad.gradients.program import Op
-from hushgrad.gradients.rules.contraction import ghost_norm, prefers_ghost
-from hushgrad.gradients.rules.rule import Rule
+from hushgrad.gradients.rules.contraction import FULL, ghost_norm, prefers_ghost
+from hushgrad.gradients.rules.rule import Rule, computable
 
 __all__ = ["Convolution"]
 
@@ -31,13 +31,14 @@ class Convolution(Rule):
     @classmethod
     def match(cls, op: Op, position: int, avals: tuple[Any, ...]) -> Rule | None:
         # A parameter that is convolved as an image, and batch groups, go the direct way.
-        if position != 1 or op.params["batch_group_count"] != 1:
+        if position != 1 or op.params["batch_group_count"] != 1 or not computable(avals):
             return None
         return cls(op, position, avals)
 
     def apply(self, weight: Any, records: tuple[Any, ...]) -> Array:
         dtype = jnp.result_type(weight, *records)
-        return self.op.bind(*records, weight, preferred_element_type=dtype)[0]
+        out = self.op.bind(*records, weight, preferred_element_type=dtype, precision=(FULL, FULL))
+        return out[0]
 
     @property
     def ghost(self) -> bool:

@@ -31,7 +31,7 @@ class Direct:
 
     def squared_norm(self, records: tuple[Any, ...], g: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The squared norm of `g`, and no rounding error to speak of."""
-        squared = jnp.sum(g * g)
+        squared = jnp.sum(jnp.square(jnp.abs(g)))
         return squared, jnp.zeros_like(squared)
 
     def gradient(self, records: tuple[Any, ...], g: jax.Array) -> jax.Array:

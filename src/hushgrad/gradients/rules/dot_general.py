@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hushgrad.gradients.rules.contraction import ghost_norm, prefers_ghost
-from hushgrad.gradients.rules.rule import Rule
+from hushgrad.gradients.program import Op
+from hushgrad.gradients.rules.contraction import FULL, ghost_norm, prefers_ghost
+from hushgrad.gradients.rules.rule import Rule, computable
 
 __all__ = ["MatrixProduct"]
+
+_FULL = (FULL, FULL)
 
 
 class MatrixProduct(Rule):
@@ -24,12 +27,16 @@ class MatrixProduct(Rule):
 
     name = "dot_general"
 
+    @classmethod
+    def match(cls, op: Op, position: int, avals: tuple[Any, ...]) -> Rule | None:
+        return cls(op, position, avals) if computable(avals) else None
+
     def apply(self, weight: Any, records: tuple[Any, ...]) -> jax.Array:
         operands = list(records)
         operands.insert(self.position, weight)
         # The traced output dtype would round sums that are held in a wider one.
         dtype = jnp.result_type(*operands)
-        return self.op.bind(*operands, preferred_element_type=dtype)[0]
+        return self.op.bind(*operands, preferred_element_type=dtype, precision=_FULL)[0]
 
     @property
     def ghost(self) -> bool:

@@ -11,7 +11,16 @@ from jaxtyping import Array, Float
 
 from hushgrad.gradients.program import Op
 
-__all__ = ["Rule"]
+__all__ = ["Rule", "computable"]
+
+
+def computable(avals: tuple[Any, ...]) -> bool:
+    """Whether all operands are real floating-point numbers, and not empty.
+
+    Squares of small integers overflow their type, and those of complex numbers are
+    no squared magnitudes; such operations go the direct way.
+    """
+    return all(jnp.issubdtype(a.dtype, jnp.floating) and a.size for a in avals)
 
 
 @dataclasses.dataclass(frozen=True)
