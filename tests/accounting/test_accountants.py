@@ -50,7 +50,7 @@ def sampled_delta(rate: float, noise: float, eps: float) -> float:
 
 
 def solved(delta_of, delta: float) -> float:
-    return optimize.brentq(lambda eps: delta_of(eps) - delta, 1e-9, 40, xtol=1e-12)
+    return optimize.brentq(lambda eps: delta_of(eps) - delta, 1e-9, 600, xtol=1e-12)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9])
@@ -61,6 +61,12 @@ def test_one_gaussian_against_the_closed_form(noise, delta):
     assert exact * (1 - 1e-9) <= tight <= exact * (1 + 1e-3)
     assert tight == pytest.approx(exact, abs=1e-3)
     assert exact <= epsilon(1.0, noise, 1, delta, "rdp") <= 1.3 * exact
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.05])
+def test_little_noise_is_answered_soon_and_from_above(noise):
+    exact = solved(lambda eps: gaussian_delta(noise, eps), 1e-5)
+    assert exact <= epsilon(1.0, noise, 1) <= exact * (1 + 1e-3)
 
 
 @pytest.mark.parametrize(("noise", "steps"), [(5.0, 100), (30, 1000)])
@@ -210,9 +216,33 @@ def test_delta_is_the_inverse_of_epsilon(delta, accountant):
     assert m.epsilon(m.delta_at(1.0, accountant), accountant) == pytest.approx(1.0, rel=1e-3)
 
 
-def test_no_step_costs_nothing():
-    assert epsilon(0.01, 1.0, 0) == 0
-    assert accounting.delta(poisson_gaussian(0.01, 1.0, 0), 0.0) == pytest.approx(0, abs=1e-12)
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+def test_no_step_costs_nothing(accountant):
+    assert epsilon(0.01, 1.0, 0, accountant=accountant) == 0
+    assert accounting.delta(poisson_gaussian(0.01, 1.0, 0), 0.0, accountant) == 0
+
+
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+@pytest.mark.parametrize(
+    ("rate", "noise", "steps"),
+    [
+        *((0.0, 1.0, 5), (-0.1, 1.0, 5), (1.1, 1.0, 5), (math.nan, 1.0, 5)),
+        *((0.1, 0.0, 5), (0.1, -1.0, 5), (0.1, math.nan, 5), (0.1, math.inf, 5)),
+        *((0.1, 1.0, -5),),
+    ],
+)
+def test_events_of_impossible_numbers_are_refused(rate, noise, steps, accountant):
+    """NaN, above all, must not come out as nothing spent."""
+    for question in (accounting.epsilon, accounting.delta):
+        with pytest.raises(InputError):
+            question(poisson_gaussian(rate, noise, steps), 1e-5, accountant)
+
+
+def test_deltas_below_what_the_tight_bound_resolves():
+    """Its truncated tails hold about 1e-15; below, the Renyi bound answers."""
+    for delta in (1e-20, 1e-100):
+        loose = epsilon(0.01, 1.0, 10, delta, "rdp")
+        assert 0 < epsilon(0.01, 1.0, 10, delta) <= loose < math.inf
 
 
 GAUSSIAN = dpa.GaussianDpEvent(1.0)
@@ -259,14 +289,14 @@ def test_deltas_that_are_none(delta):
     assert repr(delta) in str(caught.value)
 
 
-@pytest.mark.parametrize("eps", [-1e-9, -1, math.nan, -math.inf])
+@pytest.mark.parametrize("eps", [-1e-9, -1, math.nan, -math.inf, math.inf, True, "1", None])
 def test_epsilons_that_are_none(eps):
-    with pytest.raises(InputError, match="epsilon must be zero or more") as caught:
+    with pytest.raises(InputError, match=r"^epsilon must be") as caught:
         accounting.delta(poisson_gaussian(0.01, 1.0, 10), eps)
     assert repr(eps) in str(caught.value)
 
 
-@pytest.mark.parametrize("accountant", ["PLD", "moments", "", None])
+@pytest.mark.parametrize("accountant", ["PLD", "moments", "", None, ["pld"]])
 def test_accountants_that_are_not_known(accountant):
     for question in (accounting.epsilon, accounting.delta):
         with pytest.raises(InputError, match="accountant must be one of 'pld', 'rdp'") as caught:

@@ -53,6 +53,13 @@ def test_less_epsilon_takes_more_noise():
     assert found[0] < found[-1]
 
 
+def test_a_target_that_any_noise_keeps():
+    """Where delta exceeds the chance to be sampled at all, the search ends as well."""
+    noise = smallest_noise(lambda z: poisson_gaussian(1e-4, z, 1), 0.01, 0.01, "rdp")
+    assert 0.001 < noise < 1
+    assert spent(1e-4, noise, 1, 0.01, "rdp") <= 0.01
+
+
 def test_a_target_that_no_noise_keeps():
     """Where more noise does not help, the search ends and says so."""
     event = poisson_gaussian(1.0, 1.0, 1)

@@ -205,6 +205,11 @@ def test_what_is_not_a_float_does_not_shift_the_others_into_one_stream():
     assert_unrelated(before, after)
 
 
+def test_complex_leaves_are_not_passed_through_without_noise():
+    with pytest.raises(InputError, match="complex64"):
+        plainly({"w": jnp.zeros(3), "z": jnp.zeros(3, jnp.complex64)})
+
+
 @pytest.mark.parametrize("tree", [{}, (), [jnp.zeros(0)], {"a": jnp.zeros((3, 0))}])
 def test_nothing_to_add_noise_to(tree):
     out = noisy(tree)
