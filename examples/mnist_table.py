@@ -74,7 +74,7 @@ AS_THE_TUTORIAL = (
 SAME_BUDGET = (
     Row("budget-1", 1.0, 1.0, 512, 15, 0.950, 1.19, epsilon=1.19),
     Row("budget-2", 1.0, 1.0, 512, 15, 0.966, 3.01, epsilon=3.01),
-    Row("budget-3", 1.0, 1.0, 512, 15, 0.970, 7.10, epsilon=7.10),
+    Row("budget-3", 2.0, 1.0, 512, 15, 0.970, 7.10, epsilon=7.10),
 )
 ORDINARY = Row("ordinary", 0.1, 0.0, 256, 20, 0.990)
 ROWS = (*SAME_BUDGET, *AS_THE_TUTORIAL, ORDINARY)
