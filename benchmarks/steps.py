@@ -15,7 +15,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def machine() -> str:
     """Where and with what the numbers were measured."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("hushgrad", "jax", "jaxlib"))
+    versions = f"hushgrad {hg.__version__}, jax {jax.__version__}"
     device = jax.devices()[0].device_kind
     return (
         f"Python {platform.python_version()}, {versions}; {device} ({platform.machine()}), "

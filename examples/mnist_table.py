@@ -17,7 +17,6 @@ import os
 import platform
 import statistics
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +201,8 @@ def _table(rows: tuple[Row, ...], results: dict[str, Any], examples: int) -> str
 
 
 def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("hushgrad", "jax", "optax", "numpy"))
+    modules = {"hushgrad": hg, "jax": jax, "optax": optax, "numpy": np}
+    return ", ".join(f"{name} {module.__version__}" for name, module in modules.items())
 
 
 def main() -> None:
