@@ -28,11 +28,11 @@ def coefficient(norm: float, squared: np.floating, slack: float = 0.0) -> np.flo
     """The coefficient of one example, in the squared norm's dtype."""
     with jax.enable_x64(squared.dtype == np.float64):
         out = clip.Flat(norm).coefficients(
-            jnp.asarray([squared]), jnp.asarray([slack], squared.dtype)
+            jnp.asarray([[squared]]), jnp.asarray([[slack]], squared.dtype)
         )
-        assert out.shape == (1,)
+        assert out.shape == (1, 1)
         assert out.dtype == squared.dtype
-        return np.asarray(out)[0]
+        return np.asarray(out)[0, 0]
 
 
 @functools.cache
@@ -121,10 +121,10 @@ def test_slack_alone_clips():
 
 
 def test_examples_do_not_see_each_other():
-    squared = jnp.array([0.0, 0.25, 4.0, jnp.inf, 100.0, 1e-12])
-    slack = jnp.array([0.0, 0.0, 0.0, 0.0, 300.0, 0.0])
+    squared = jnp.array([0.0, 0.25, 4.0, jnp.inf, 100.0, 1e-12])[:, None]
+    slack = jnp.array([0.0, 0.0, 0.0, 0.0, 300.0, 0.0])[:, None]
     together = jax.jit(clip.Flat(1.0).coefficients)(squared, slack)
-    np.testing.assert_allclose(together, [1, 1, 0.5, 0, 0.05, 1], rtol=1e-5)
+    np.testing.assert_allclose(together[:, 0], [1, 1, 0.5, 0, 0.05, 1], rtol=1e-5)
     for order in (np.arange(6)[::-1], np.array([3, 1, 5, 0, 2, 4])):
         again = jax.jit(clip.Flat(1.0).coefficients)(squared[order], slack[order])
         np.testing.assert_array_equal(again, together[order])

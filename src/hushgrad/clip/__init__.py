@@ -1,8 +1,9 @@
 """Clipping rules: each says how gradients are scaled and what sensitivity that leaves.
 
-A new rule is one file here with `coefficients` and `sensitivity`, listed below.
+A new kind is one file here with a `Rule`, listed below.
 """
 
-from hushgrad.clip.flat import Flat
+from hushgrad.clip.flat import Flat, as_rule
+from hushgrad.clip.rule import Rule
 
-__all__ = ["Flat"]
+__all__ = ["Flat", "Rule", "as_rule"]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hushgrad._check import positive
-from hushgrad.errors import InputError
+from hushgrad.clip.rule import Norm, Rule, in_range, shrink
 
-__all__ = ["Flat"]
-
-_SMALLEST, _LARGEST = 1e-6, 1e15
+__all__ = ["Flat", "as_rule"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Flat:
+class Flat(Rule):
     """Scales each example's gradient to a norm of at most `norm` (Abadi et al. 2016).
 
     ```python
@@ -24,7 +21,7 @@ class Flat:
     ```
 
     Formal guarantee: adding or removing one example changes the sum of clipped
-    gradients by at most `sensitivity` in Euclidean norm.
+    gradients by at most `sensitivity`, which is `norm`, in Euclidean norm.
 
     Raises:
       InputError: if `norm` is not a positive number between 1e-6 and 1e15: beyond
@@ -34,13 +31,7 @@ class Flat:
     norm: float
 
     def __post_init__(self) -> None:
-        norm = positive("clip", self.norm)
-        if not _SMALLEST <= norm <= _LARGEST:
-            raise InputError(
-                f"clip must lie between {_SMALLEST:g} and {_LARGEST:g}, where float32 can hold "
-                f"the bound, got {self.norm!r}; scale the loss instead"
-            )
-        object.__setattr__(self, "norm", norm)
+        object.__setattr__(self, "norm", in_range("clip", self.norm))
 
     @property
     def sensitivity(self) -> float:
@@ -48,15 +39,28 @@ class Flat:
         return self.norm
 
     def coefficients(
-        self, squared_norms: Float[Array, " batch"], slack: Float[Array, " batch"]
-    ) -> Float[Array, " batch"]:
-        """What each example's gradient is multiplied with.
+        self,
+        squared_norms: Float[Array, "batch parts"],
+        slack: Float[Array, "batch parts"],
+        norm: Norm = None,
+    ) -> Float[Array, "batch parts"]:
+        """What each example's gradient is multiplied with."""
+        self.current(norm)
+        return shrink(squared_norms, slack, self.norm)
 
-        Args:
-          squared_norms: squared gradient norms as computed.
-          slack: bounds on their rounding errors and that of the scaled gradient,
-            added before the comparison.
-        """
-        norms = jnp.sqrt(squared_norms + slack)
-        # A zero gradient keeps coefficient 1; the guarded division keeps NaN out.
-        return jnp.where(norms > self.norm, self.norm / jnp.where(norms > 0, norms, 1), 1)
+    def describe(self) -> str:
+        """The rule after "gradients"."""
+        return f"clipped to norm {self.norm:g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule as plain data."""
+        return {"kind": "flat", "norm": self.norm}
+
+
+def as_rule(clip: float | Rule) -> Rule:
+    """A number means `Flat`.
+
+    Raises:
+      InputError: if `clip` is neither a rule nor a positive number.
+    """
+    return clip if isinstance(clip, Rule) else Flat(clip)

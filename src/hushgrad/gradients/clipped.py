@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from hushgrad.clip import Flat
+from hushgrad.clip import Rule, as_rule
 from hushgrad.errors import InputError
 from hushgrad.gradients.execute import per_example, run_taps, totals
 from hushgrad.gradients.plan import Plan, make_plan
@@ -34,12 +34,16 @@ class Clipped(NamedTuple):
       losses: each example's loss. Not private.
       nonfinite: how many examples had a gradient that is NaN or infinite; they
         contribute exactly zero. Not private.
+      centred_bits: 1/2 for each example that the clip left whole, -1/2 for each
+        that it scaled down or that is not finite, summed: one example changes it
+        by at most 1/2. Not private until noise is added.
     """
 
     grads: PyTree[Float[Array, "..."]]
     norms: Float[Array, " batch"]
     losses: Float[Array, " batch"]
     nonfinite: Int[Array, ""]
+    centred_bits: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +54,15 @@ class ClippedGrad:
     """
 
     loss: Callable[..., Any]
-    clip: Flat
+    clip: Rule
 
     @property
     def sensitivity(self) -> float:
-        """Largest change of `grads` when one example is added or removed."""
+        """Largest change of `grads` when one example is added or removed.
+
+        With an adaptive clip this is the one at the start; at a later `norm` it is
+        `clip.sensitivity_at(norm)`.
+        """
         return self.clip.sensitivity
 
     def __call__(
@@ -62,6 +70,7 @@ class ClippedGrad:
         params: PyTree[Shaped[Any, "..."]],
         *batch: PyTree[Shaped[Any, "batch ..."]],
         mask: Bool[Array, " batch"] | Sequence[bool] | None = None,
+        norm: Float[Any, ""] | float | None = None,
     ) -> Clipped:
         """Sums the clipped gradients of a batch.
 
@@ -71,10 +80,12 @@ class ClippedGrad:
             arrays with a leading batch axis.
           mask: False marks padding: such a row contributes exactly zero to
             `grads` and is not counted; its norm and loss are reported as zero.
+          norm: the current bound of an `Adaptive` clip; its initial one by default.
 
         Raises:
-          InputError: if the arrays differ in length, the mask does not fit, or
-            the loss does not return a real scalar.
+          InputError: if the arrays differ in length, the mask does not fit, a norm
+            is given to a clip whose bound does not move, or the loss does not
+            return a real scalar.
         """
         leaves, treedef = jax.tree.flatten(params)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -84,7 +95,10 @@ class ClippedGrad:
         size = _batch_size(batch, data)
         keep = _mask(mask, size)
         plan = self._plan(treedef, structure, leaves, data)
-        return _sum(plan, self.clip, leaves, data, keep, treedef)
+        if any(self.clip.parts(params)):
+            raise NotImplementedError("several parts")
+        coefficients = functools.partial(self.clip.coefficients, norm=self.clip.current(norm))
+        return _sum(plan, coefficients, leaves, data, keep, treedef)
 
     def _plan(self, treedef: Any, structure: Any, leaves: list[Any], data: list[Any]) -> Plan:
         def flat(parameters: Sequence[Any], example: Sequence[Any]) -> Any:
@@ -96,7 +110,7 @@ class ClippedGrad:
         return make_plan(trace(flat, shapes, example))
 
 
-def clipped_grad(loss: Callable[..., Any], clip: float | Flat) -> ClippedGrad:
+def clipped_grad(loss: Callable[..., Any], clip: float | Rule) -> ClippedGrad:
     """A function that sums clipped per-example gradients of `loss`.
 
     ```python
@@ -115,7 +129,7 @@ def clipped_grad(loss: Callable[..., Any], clip: float | Flat) -> ClippedGrad:
     a rule are differentiated per example for the parameters they read: exact,
     at the price of `vmap(grad)` for those parameters.
 
-    Formal guarantee: one example adds at most `sensitivity` (the clip) in Euclidean
+    Formal guarantee: one example adds at most `sensitivity` (of the clip) in Euclidean
     norm over all parameters together, rounding of its own gradient and norm included,
     whatever its data, NaN and infinities too. What it adds is summed in float32 or
     wider; the rounding of the sum itself is the floating-point gap that Casacuberta
@@ -133,11 +147,16 @@ def clipped_grad(loss: Callable[..., Any], clip: float | Flat) -> ClippedGrad:
         raise InputError(f"loss must be a function loss(params, *example), got {loss!r}")
     if getattr(loss, "__hash__", None) is None:  # a callable object that compares by content
         loss = functools.partial(loss)
-    return ClippedGrad(loss, clip if isinstance(clip, Flat) else Flat(clip))
+    return ClippedGrad(loss, as_rule(clip))
 
 
 def _sum(
-    plan: Plan, clip: Flat, leaves: list[Any], data: list[Any], keep: Any, treedef: Any
+    plan: Plan,
+    coefficients_of: Callable[[Array, Array], Array],
+    leaves: list[Any],
+    data: list[Any],
+    keep: Any,
+    treedef: Any,
 ) -> Clipped:
     losses, taps = run_taps(plan, leaves, data)
     built, squared, slack = per_example(plan, leaves, taps, len(keep))
@@ -145,8 +164,11 @@ def _sum(
     # The slack is part of the bound: an example that overflows it is dropped too.
     finite = jnp.isfinite(squared + slack)
     used = finite & keep
-    coefficients = jnp.where(used, clip.coefficients(squared, slack), 0)
-    grads = totals(plan, leaves, taps, built, coefficients)
+    coefficients = coefficients_of(squared[:, None], slack[:, None])
+    coefficients = jnp.where(used[:, None], coefficients, 0)
+    whole = jnp.all(coefficients >= 1, axis=1)
+    bits = jnp.where(whole, 0.5, -0.5).astype(squared.dtype)
+    grads = totals(plan, leaves, taps, built, coefficients[:, 0])
     zeros = (
         jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)) if grad is None else grad
         for leaf, grad in zip(leaves, grads, strict=True)
@@ -156,6 +178,7 @@ def _sum(
         norms=jnp.where(keep, jnp.sqrt(squared), 0),
         losses=jnp.where(keep, losses.astype(squared.dtype), 0),
         nonfinite=jnp.sum(keep & ~finite, dtype=jnp.int32),
+        centred_bits=jnp.sum(jnp.where(keep, bits, 0)),
     )
 
 
