@@ -129,7 +129,7 @@ def test_wide_convolution_takes_the_ghost_norm(check_exact):
     check_exact(loss, rand(0, 3, 3, 8, 24), rand(1, 3, 2, 2, 8), clip=0.3)
 
 
-def test_batch_groups_go_the_direct_way(check_exact):
+def test_batch_groups(check_exact):
     def loss(w, x):
         y = lax.conv_general_dilated(
             x, w, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), batch_group_count=2

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from hushgrad._check import positive, whole
 from hushgrad.clip import Rule, as_rule
 from hushgrad.errors import InputError
-from hushgrad.gradients.execute import per_example, run_taps, totals
+from hushgrad.gradients.chunks import in_chunks
+from hushgrad.gradients.execute import run_taps
+from hushgrad.gradients.inputs import batch_mask, batch_size, flat_params, traced
+from hushgrad.gradients.memory import chunk_size
 from hushgrad.gradients.plan import Plan, make_plan
-from hushgrad.gradients.program import trace
+from hushgrad.gradients.sums import per_example, totals
 
 __all__ = ["Clipped", "ClippedGrad", "clipped_grad"]
 
@@ -26,6 +30,8 @@ _HEAD_ROOM = 48.0
 
 class Clipped(NamedTuple):
     """What `clipped_grad` returns. Only `grads`, with noise added, may be released.
+
+    Where `group` is more than one, "example" means a group: B is their number.
 
     Attributes:
       grads: the sum over the batch of clipped gradients, shaped like the
@@ -37,6 +43,8 @@ class Clipped(NamedTuple):
       centred_bits: 1/2 for each example that the clip left whole, -1/2 for each
         that it scaled down or that is not finite, summed: one example changes it
         by at most 1/2. Not private until noise is added.
+      aux: with `has_aux`, what the loss returned beside its value, each array with
+        a leading batch axis (always one row per example); else None. Not private.
     """
 
     grads: PyTree[Float[Array, "..."]]
@@ -44,6 +52,7 @@ class Clipped(NamedTuple):
     losses: Float[Array, " batch"]
     nonfinite: Int[Array, ""]
     centred_bits: Float[Array, ""]
+    aux: PyTree = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +64,19 @@ class ClippedGrad:
 
     loss: Callable[..., Any]
     clip: Rule
+    has_aux: bool = False
+    group: int = 1
+    memory: int | None = None
 
     @property
     def sensitivity(self) -> float:
         """Largest change of `grads` when one example is added or removed.
 
         With an adaptive clip this is the one at the start; at a later `norm` it is
-        `clip.sensitivity_at(norm)`.
+        `clip.sensitivity_at(norm)`. With `group` it is twice the clip's: see
+        `clipped_grad`.
         """
-        return self.clip.sensitivity
+        return self.clip.sensitivity * (2 if self.group > 1 else 1)
 
     def __call__(
         self,
@@ -83,34 +96,46 @@ class ClippedGrad:
           norm: the current bound of an `Adaptive` clip; its initial one by default.
 
         Raises:
-          InputError: if the arrays differ in length, the mask does not fit, a norm
-            is given to a clip whose bound does not move, or the loss does not
-            return a real scalar.
+          InputError: if the arrays differ in length, the mask does not fit, the
+            length is no multiple of `group`, a norm is given to a clip whose bound
+            does not move, or the loss does not return a real scalar or writes to
+            state that outlives it.
         """
-        leaves, treedef = jax.tree.flatten(params)
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
-        _check_parameters(params)
+        leaves, treedef = flat_params(params)
         data, structure = jax.tree.flatten(batch)
         data = [jnp.asarray(leaf) for leaf in data]
-        size = _batch_size(batch, data)
-        keep = _mask(mask, size)
-        plan = self._plan(treedef, structure, leaves, data)
-        if any(self.clip.parts(params)):
-            raise NotImplementedError("several parts")
+        size = batch_size(batch)
+        if size % self.group:
+            raise InputError(
+                f"the batch must be a multiple of group={self.group}, got {size} examples; pad "
+                "it and mask the padding"
+            )
+        keep = batch_mask(mask, size)
+        shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in data]
+        example = jax.tree.unflatten(structure, shapes)
+        program, aux = traced(self.loss, params, example, self.has_aux)
+        plan = make_plan(program, self.clip.parts(params), self.group)
         coefficients = functools.partial(self.clip.coefficients, norm=self.clip.current(norm))
-        return _sum(plan, coefficients, leaves, data, keep, treedef)
 
-    def _plan(self, treedef: Any, structure: Any, leaves: list[Any], data: list[Any]) -> Plan:
-        def flat(parameters: Sequence[Any], example: Sequence[Any]) -> Any:
-            args = jax.tree.unflatten(structure, list(example))
-            return self.loss(jax.tree.unflatten(treedef, list(parameters)), *args)
+        def one(data: list[Any], keep: Any) -> Clipped:
+            return _sum(plan, coefficients, leaves, data, keep)
 
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-        example = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in data]
-        return make_plan(trace(flat, shapes, example))
+        chunk = chunk_size(plan, size, self.memory)
+        out = one(data, keep) if chunk >= size else in_chunks(one, data, keep, chunk, self.group)
+        return out._replace(
+            grads=jax.tree.unflatten(treedef, out.grads),
+            aux=jax.tree.unflatten(aux, out.aux) if self.has_aux else None,
+        )
 
 
-def clipped_grad(loss: Callable[..., Any], clip: float | Rule) -> ClippedGrad:
+def clipped_grad(
+    loss: Callable[..., Any],
+    clip: float | Rule,
+    *,
+    has_aux: bool = False,
+    group: int = 1,
+    memory: int | None = None,
+) -> ClippedGrad:
     """A function that sums clipped per-example gradients of `loss`.
 
     ```python
@@ -127,27 +152,47 @@ def clipped_grad(loss: Callable[..., Any], clip: float | Rule) -> ClippedGrad:
     without building one gradient per example where that would cost more (Li et al.
     2022, arXiv 2110.05679; Bu et al. 2023, arXiv 2210.00038). Operations without
     a rule are differentiated per example for the parameters they read: exact,
-    at the price of `vmap(grad)` for those parameters.
+    at the price of `vmap(grad)` for those parameters; `hg.explain` says which.
 
-    Formal guarantee: one example adds at most `sensitivity` (of the clip) in Euclidean
+    Randomness belongs to the example: pass a key for each, `loss(params, x, key)`.
+    Augmentation too: let the loss be the mean over copies that it makes of its one
+    example, and they are clipped as one (De et al. 2022, arXiv 2204.13650).
+
+    Formal guarantee: one example adds at most `sensitivity` (the clip) in Euclidean
     norm over all parameters together, rounding of its own gradient and norm included,
     whatever its data, NaN and infinities too. What it adds is summed in float32 or
     wider; the rounding of the sum itself is the floating-point gap that Casacuberta
     et al. 2022 (arXiv 2207.10635) describe: small beside the noise, not zero.
 
+    With `group=k` the mean gradient of rows `0..k-1`, of rows `k..2k-1`, and so on is
+    clipped (McMahan et al. 2018, arXiv 1812.06210: "microbatches"). Every group adds
+    at most the clip. An example that is replaced, or masked where it stands, changes
+    one group from anything to anything: sensitivity is twice the clip, and the clip
+    alone only where whole groups come and go. It does not hold where removing an
+    example moves others into other groups.
+
     Args:
-      loss: `loss(params, *example) -> scalar` for one example.
+      loss: `loss(params, *example) -> scalar` for one example; with `has_aux` a pair
+        of the scalar and any pytree of arrays.
       clip: bound on the Euclidean norm of one example's gradient, or a rule from
         `hushgrad.clip`.
+      has_aux: the loss returns a pair.
+      group: how many examples, neighbours in the batch, are clipped as one.
+      memory: bound on the bytes of one step's intermediate results, as estimated from
+        shapes; the batch is processed in chunks that keep it, of one example (or group)
+        at least. By default about twice what the ordinary gradient needs.
 
     Raises:
-      InputError: if `clip` is not positive and finite.
+      InputError: if `clip` is not positive and finite, or `group` or `memory` is not a
+        positive whole number.
     """
     if not callable(loss):
         raise InputError(f"loss must be a function loss(params, *example), got {loss!r}")
     if getattr(loss, "__hash__", None) is None:  # a callable object that compares by content
         loss = functools.partial(loss)
-    return ClippedGrad(loss, as_rule(clip))
+    if memory is not None:
+        memory = int(positive("memory", memory))
+    return ClippedGrad(loss, as_rule(clip), bool(has_aux), whole("group", group), memory)
 
 
 def _sum(
@@ -155,43 +200,33 @@ def _sum(
     coefficients_of: Callable[[Array, Array], Array],
     leaves: list[Any],
     data: list[Any],
-    keep: Any,
-    treedef: Any,
+    keep: Bool[Array, " batch"],
 ) -> Clipped:
-    losses, taps = run_taps(plan, leaves, data)
-    built, squared, slack = per_example(plan, leaves, taps, len(keep))
+    passed = run_taps(plan, leaves, data, keep)
+    losses, units = passed.losses, keep
+    if plan.group > 1:
+        units = jnp.any(keep.reshape(-1, plan.group), axis=1)
+        losses = jnp.mean(jnp.where(keep, losses, 0).reshape(-1, plan.group), axis=1)
+    squared, slack, built = per_example(plan, leaves, passed.taps, len(units))
     slack = slack + _HEAD_ROOM * _coarsest(leaves) * squared
     # The slack is part of the bound: an example that overflows it is dropped too.
-    finite = jnp.isfinite(squared + slack)
-    used = finite & keep
-    coefficients = coefficients_of(squared[:, None], slack[:, None])
-    coefficients = jnp.where(used[:, None], coefficients, 0)
-    whole = jnp.all(coefficients >= 1, axis=1)
-    bits = jnp.where(whole, 0.5, -0.5).astype(squared.dtype)
-    grads = totals(plan, leaves, taps, built, coefficients[:, 0])
-    zeros = (
-        jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)) if grad is None else grad
-        for leaf, grad in zip(leaves, grads, strict=True)
-    )
+    finite = jnp.all(jnp.isfinite(squared + slack), axis=1)
+    coefficients = coefficients_of(squared, slack)
+    whole_ones = jnp.all(coefficients >= 1, axis=1) & finite
+    coefficients = jnp.where((finite & units)[:, None], coefficients, 0)
+    grads = totals(plan, leaves, passed.taps, built, coefficients)
+    bits = jnp.where(whole_ones, 0.5, -0.5).astype(squared.dtype)
     return Clipped(
-        grads=jax.tree.unflatten(treedef, list(zeros)),
-        norms=jnp.where(keep, jnp.sqrt(squared), 0),
-        losses=jnp.where(keep, losses.astype(squared.dtype), 0),
-        nonfinite=jnp.sum(keep & ~finite, dtype=jnp.int32),
-        centred_bits=jnp.sum(jnp.where(keep, bits, 0)),
+        grads=[
+            jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)) if grad is None else grad
+            for leaf, grad in zip(leaves, grads, strict=True)
+        ],
+        norms=jnp.where(units, jnp.sqrt(jnp.sum(squared, axis=1)), 0),
+        losses=jnp.where(units, losses.astype(squared.dtype), 0),
+        nonfinite=jnp.sum(units & ~finite, dtype=jnp.int32),
+        centred_bits=jnp.sum(jnp.where(units, bits, 0)),
+        aux=passed.aux,
     )
-
-
-def _check_parameters(params: Any) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise InputError(f"params must hold at least one array, got {params!r}")
-    for path, leaf in leaves:
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-            raise InputError(
-                f"params{jax.tree_util.keystr(path)} is complex; keep real and imaginary parts as "
-                "two parameters"
-            )
 
 
 def _coarsest(leaves: list[Any]) -> float:
@@ -202,29 +237,3 @@ def _coarsest(leaves: list[Any]) -> float:
 
 def _sum_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, np.inexact) else dtype
-
-
-def _batch_size(batch: Sequence[Any], data: list[Any]) -> int:
-    if not data:
-        raise InputError("batch is empty: pass the loss's data arguments after params")
-    sizes = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tuple(batch)):
-        name = "batch" + jax.tree_util.keystr(path)
-        if jnp.ndim(leaf) == 0:
-            raise InputError(f"{name} must have a leading batch axis, got a scalar")
-        sizes[name] = jnp.shape(leaf)[0]
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-        raise InputError(f"all batch arrays must have the same length, got {listed}")
-    return next(iter(sizes.values()))
-
-
-def _mask(mask: Any, size: int) -> Bool[Array, " batch"]:
-    if mask is None:
-        return jnp.ones(size, bool)
-    mask = jnp.asarray(mask)
-    if mask.shape != (size,) or mask.dtype != bool:
-        raise InputError(
-            f"mask must be boolean of shape ({size},), got {mask.dtype} of shape {mask.shape}"
-        )
-    return mask

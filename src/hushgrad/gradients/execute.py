@@ -1,213 +1,256 @@
-"""Running a plan: taps, norms, and the clipped sum."""
+"""Running a plan: one backward pass that shows what every site saw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import primitives as p
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Shaped
 
-from hushgrad.gradients.plan import Group, Plan
-from hushgrad.gradients.program import Kind, Op
-from hushgrad.gradients.rules.contraction import sum_error
+from hushgrad.gradients import lowerings
+from hushgrad.gradients.plan import Plan, Site
+from hushgrad.gradients.program import Kind, Loop, Node, Op, Remat, walk
 
-__all__ = ["Tap", "per_example", "run_taps", "totals"]
+__all__ = ["Tap", "run_taps"]
+
+Values = dict[int, Any]
 
 
 class Tap(NamedTuple):
-    """What one site saw: per example, its records and its output's gradient."""
+    """What one site saw.
 
-    records: tuple[Array, ...]
-    gradient: Array
+    Attributes:
+      records: the rule's operands, `[batch, slices, repeats, ...]`.
+      gradient: of the tapped value, likewise.
+    """
+
+    records: tuple[Shaped[Array, "batch slices repeats ..."], ...]
+    gradient: Shaped[Array, "batch slices repeats ..."]
 
 
-def run_taps(plan: Plan, leaves: list[Any], data: list[Any]) -> tuple[Array, list[Tap]]:
+class Passed(NamedTuple):
+    """One pass over a batch.
+
+    Attributes:
+      losses: of each example.
+      aux: the loss's further results, of each example.
+      taps: what every site saw.
+    """
+
+    losses: Array
+    aux: list[Array]
+    taps: list[Tap]
+
+
+def run_taps(
+    plan: Plan, leaves: Sequence[Any], data: Sequence[Any], keep: Bool[Array, " batch"]
+) -> Passed:
     """Every example's loss, and what every site saw, from one backward pass.
 
-    A zero is added to the output of each site; its gradient is the gradient of
-    the output. Parameters are constants here, so nothing is summed over examples.
+    Every site's output is tapped: the gradient by the tap is that of the output.
+    Parameters are constants here, so nothing is summed over examples.
+
+    Args:
+      plan: of the loss.
+      leaves: the parameters.
+      data: the batch.
+      keep: in a group, an example that is not kept counts as one whose gradient is zero.
     """
     program = plan.program
     shared = _shared(plan, leaves)
+    origins = sorted({plan.source(v)[0] for site in plan.sites for v in site.recorded})
 
-    def forward(zeros: list[Array], example: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
+    def forward(zeros: list[Array], example: list[Any]) -> tuple[Any, Any]:
         env = {**shared, **dict(zip(program.data, example, strict=True))}
-        operands = dict(env)
-        for site, zero in zip(plan.sites, zeros, strict=True):
-            if site.tap == site.value:  # the direct way: the parameter itself is tapped
-                operands[site.value] = env[site.value] + zero
-        _replay(plan, env, operands, zeros)
-        return operands[program.loss], [
-            tuple(operands[v] for v in site.recorded) for site in plan.sites
-        ]
+        plain: Values = {}
+        for value, number in plan.direct.items():
+            plain[value] = env[value]
+            env[value] = _tap(env[value], zeros[number])
+        collected = _Run(plan, dict(enumerate(zeros)), inner=False).nodes(program.ops, env, plain)
+        records = {v: plain.get(v, collected.get(v, env.get(v))) for v in origins}
+        return env[program.loss], (records, [env[v] for v in program.aux])
 
-    zeros = [
-        jnp.zeros(program.avals[site.tap].shape, program.avals[site.tap].dtype)
-        for site in plan.sites
-    ]
+    zeros = [_zero(plan, site) for site in plan.sites]
     step = jax.vmap(jax.value_and_grad(forward, has_aux=True), in_axes=(None, 0))
-    (losses, records), gradients = step(zeros, data)
-    return losses, [_widen(Tap(r, g)) for r, g in zip(records, gradients, strict=True)]
+    (losses, (records, aux)), gradients = step(zeros, list(data))
+    if plan.group > 1:
+        records = {v: _masked(x, keep) for v, x in records.items()}
+        gradients = [_masked(g, keep) / plan.group for g in gradients]
+    taps = [
+        Tap(
+            tuple(_arranged(plan, site, records[plan.source(v)[0]], v) for v in site.recorded),
+            _arranged(plan, site, gradient),
+        )
+        for site, gradient in zip(plan.sites, gradients, strict=True)
+    ]
+    return Passed(losses, aux, taps)
 
 
-def _shared(plan: Plan, leaves: list[Any]) -> dict[int, Any]:
-    """All values that do not depend on the example and are read where some do."""
+@jax.custom_jvp
+def _tap(value: Array, zero: Array) -> Array:
+    """`value`, with a second argument that has the same gradient and is never added."""
+    del zero
+    return value
+
+
+_tap.defjvp(lambda primals, tangents: (primals[0], tangents[0] + tangents[1]))
+
+
+def _zero(plan: Plan, site: Site) -> Array:
+    aval = plan.program.avals[site.tap]
+    return jnp.zeros((*(length for _, length, _ in site.loops), *aval.shape), aval.dtype)
+
+
+def _shared(plan: Plan, leaves: Sequence[Any]) -> Values:
+    """All values at the top that do not depend on the example and are read where some do."""
     program = plan.program
-    wanted = {program.loss, *(site.value for site in plan.sites)}
-    for op in program.ops:
-        if any(program.kinds[value] is Kind.DATA for value in op.outputs):
-            wanted.update(op.inputs)
-    ready = [value for value in sorted(wanted) if program.kinds[value] is not Kind.DATA]
+    wanted = {program.loss, *program.aux, *(site.value for site in plan.sites)}
+    for node, _ in walk(program.ops):
+        if not isinstance(node, Op) or any(program.kinds[v] is Kind.DATA for v in node.outputs):
+            wanted.update(node.inputs)
+    ready = sorted(v for v in wanted if program.kinds[v] is not Kind.DATA and v not in program.home)
     known = dict(zip(program.parameters, leaves, strict=True))
-    return {**known, **dict(zip(ready, program.evaluate(ready, known), strict=True))}
-
-
-def _replay(
-    plan: Plan, shared: Mapping[int, Any], operands: dict[int, Any], zeros: list[Array]
-) -> None:
-    """Runs the operations that depend on the example, adding the taps."""
-    program, taps = plan.program, plan.taps
-    for op in program.ops:
-        if all(program.kinds[value] is not Kind.DATA for value in op.outputs):
-            continue
-        number = taps.get(op.outputs[0])
-        ruled = number is not None
-        # A rule's parameter is a constant; only operations without one see it tapped.
-        out = op.bind(*((shared if ruled and v in shared else operands)[v] for v in op.inputs))
-        if ruled:
-            out = (out[0] + zeros[number],)
-        operands.update(zip(op.outputs, out, strict=True))
-
-
-def _widen(tap: Tap) -> Tap:
-    """Low-precision records and gradients in float32, where norms and sums are held."""
-
-    def widen(x: Array) -> Array:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    return Tap(tuple(widen(r) for r in tap.records), widen(tap.gradient))
-
-
-Built = dict[int, Float[Array, "batch ..."]]
-
-
-def per_example(
-    plan: Plan, leaves: list[Any], taps: list[Tap], size: int
-) -> tuple[Built, Float[Array, " batch"], Float[Array, " batch"]]:
-    """Per-example gradients where they are built, and everyone's squared norm.
-
-    Returns:
-      The gradients that were built, by parameter; the squared norm of each
-      example's whole gradient; a bound on its rounding error.
-    """
-    built: Built = {}
-    dtype = jnp.result_type(jnp.float32, *(tap.gradient.real.dtype for tap in taps))
-    squared = slack = jnp.zeros(size, dtype)
-    for group in plan.groups:
-        if group.ghost:
-            site, tap = plan.sites[group.sites[0]], taps[group.sites[0]]
-            more, error = jax.vmap(site.rule.squared_norm)(tap.records, tap.gradient)
-            squared, slack = squared + more, slack + error
-        else:
-            gradients = _build(plan, group, leaves, taps)
-            built.update(gradients)
-            for gradient in gradients.values():
-                axes = tuple(range(1, gradient.ndim))
-                more = jnp.sum(jnp.square(gradient), axis=axes, dtype=dtype)
-                error = sum_error(gradient.size // max(1, size), gradient.dtype)
-                squared, slack = squared + more, slack + error * more
-    return built, squared, slack
-
-
-def totals(
-    plan: Plan,
-    leaves: list[Any],
-    taps: list[Tap],
-    built: Built,
-    coefficients: Float[Array, " batch"],
-) -> list[Float[Array, "..."] | None]:
-    """The weighted sum of the examples' gradients for every parameter.
-
-    A coefficient of zero means exactly no contribution, whatever the example's
-    numbers are: its records and gradients are replaced, since 0 * NaN is NaN.
-    """
-    out: list[Any] = [None] * len(leaves)
-    for number, gradient in built.items():
-        weighted = _scaled(gradient, coefficients)
-        out[number] = jnp.sum(weighted, axis=0)
-    for group in plan.groups:
-        if group.ghost:
-            site, tap = plan.sites[group.sites[0]], taps[group.sites[0]]
-            records = tuple(_only(r, coefficients != 0) for r in tap.records)
-            total = site.rule.total(records, _scaled(tap.gradient, coefficients))
-            (out[group.parameters[0]],) = _pull_back(plan, group, leaves, [total]).values()
-    return out
-
-
-def _build(plan: Plan, group: Group, leaves: list[Any], taps: list[Tap]) -> Built:
-    """One gradient per example and parameter of the group."""
-
-    def one(seen: list[Tap]) -> dict[int, Array]:
-        sites = [plan.sites[i] for i in group.sites]
-        cotangents = [
-            s.rule.gradient(t.records, t.gradient) for s, t in zip(sites, seen, strict=True)
-        ]
-        return _pull_back(plan, group, leaves, cotangents)
-
-    return jax.vmap(one)([taps[i] for i in group.sites])
-
-
-def _pull_back(
-    plan: Plan, group: Group, leaves: list[Any], cotangents: list[Array]
-) -> dict[int, Array]:
-    """Gradients by the parameters, from those by the values at the group's sites."""
-    parameters = [leaves[i] for i in group.parameters]
-    if group.shape_only:
-        dtype = jnp.result_type(*cotangents)
-        parameters = [x.astype(dtype) for x in parameters]
-        forward = _forward(plan, group, leaves, _bind_any_dtype)
-    else:
-        dtype = jnp.result_type(jnp.float32, *parameters)
-        forward = _forward(plan, group, leaves, Op.bind)
-    values, back = jax.vjp(forward, parameters)
-    (gradients,) = back([c.astype(v.dtype) for c, v in zip(cotangents, values, strict=True)])
     return {
-        i: g.astype(jnp.promote_types(g.dtype, dtype))
-        for i, g in zip(group.parameters, gradients, strict=True)
+        **program.constants,
+        **known,
+        **dict(zip(ready, program.evaluate(ready, known), strict=True)),
     }
 
 
-def _forward(
-    plan: Plan, group: Group, leaves: list[Any], bind: Callable[..., tuple[Any, ...]]
-) -> Callable[[list[Any]], list[Any]]:
-    """From the group's parameters to the values at its sites."""
-    program = plan.program
-    values = [plan.sites[i].value for i in group.sites]
-    fixed = dict(zip(program.parameters, leaves, strict=True))  # integer leaves are read too
+class _Run:
+    """Runs what depends on the example, adding the taps.
 
-    def forward(parameters: list[Any]) -> list[Any]:
-        chosen = (program.parameters[i] for i in group.parameters)
-        return program.evaluate(
-            values, {**fixed, **dict(zip(chosen, parameters, strict=True))}, bind
+    Attributes:
+      plan: which sites there are.
+      taps: the zeros for the sites in reach, by their number.
+    """
+
+    def __init__(self, plan: Plan, taps: Mapping[int, Any], inner: bool = True) -> None:
+        self._plan = plan
+        self._taps = taps
+        self._inner = inner  # at the top, what does not depend on the example is known
+        self._backend = jax.default_backend()
+
+    def nodes(self, nodes: Sequence[Node], env: Values, plain: Values) -> Values:
+        """Runs operations in order, adding what they make to `env`.
+
+        Args:
+          nodes: of the top or of one region.
+          env: what is known so far; parameters without a rule are tapped.
+          plain: those parameters without their taps, for operations with a rule.
+
+        Returns:
+          What regions inside handed out to be recorded.
+        """
+        kinds, collected = self._plan.program.kinds, {}
+        for node in nodes:
+            if isinstance(node, Loop):
+                collected.update(self._loop(node, env, plain))
+            elif isinstance(node, Remat):
+                collected.update(self._remat(node, env, plain))
+            elif self._inner or any(kinds[v] is Kind.DATA for v in node.outputs):
+                self._op(node, env, plain)
+        return collected
+
+    def _op(self, op: Op, env: Values, plain: Values) -> None:
+        number = self._plan.ruled.get(op.outputs[0])
+        program = self._plan.program
+        # A rule's parameter is a constant; only operations without one see it tapped.
+        seen = env if number is None else {**env, **plain}
+        args = [seen[v] for v in op.inputs]
+        lowered = lowerings.find(op, [program.avals[v] for v in op.inputs], self._backend)
+        out = op.bind(*args) if lowered is None else lowered(*args)
+        if number is not None:
+            out = (_tap(out[0], self._taps[number]),)
+        env.update(zip(op.outputs, out, strict=True))
+
+    def _inside(self, region: int) -> dict[int, Any]:
+        """The taps of the sites inside a region."""
+        sites = self._plan.sites
+        return {i: tap for i, tap in self._taps.items() if region in sites[i].within}
+
+    def _handed_out(self, region: int, env: Values, deeper: Values) -> Values:
+        wanted = self._plan.collected.get(region, ())
+        return {v: deeper[v] if v in deeper else env[v] for v in wanted}
+
+    def _loop(self, loop: Loop, env: Values, plain: Values) -> Values:
+        avals = self._plan.program.avals
+        sliced = (
+            {inner: env[outer] for outer, inner in loop.slices},
+            {inner: plain[outer] for outer, inner in loop.slices if outer in plain},
+            self._inside(loop.number),
         )
 
-    return forward
+        def turn(carry: list[Any], slices: Any) -> tuple[list[Any], Any]:
+            mine, untapped, taps = slices
+            local = {**env, **dict(zip(loop.carry, carry, strict=True)), **mine}
+            deeper = _Run(self._plan, taps).nodes(loop.ops, local, {**plain, **untapped})
+            handed = self._handed_out(loop.number, local, deeper)
+            return [local[v] for v in loop.after], ([local[v] for v in loop.stacked], handed)
+
+        start = [
+            _strong(env[outer], avals[inner])
+            for outer, inner in zip(loop.initial, loop.carry, strict=True)
+        ]
+        last, (stacks, handed) = lax.scan(
+            turn, start, sliced, length=loop.length, reverse=loop.reverse, unroll=loop.unroll
+        )
+        env.update(zip(loop.outputs, [*last, *stacks], strict=True))
+        return handed
+
+    def _remat(self, remat: Remat, env: Values, plain: Values) -> Values:
+        def run(taps: dict[int, Any], env: Values, plain: Values) -> tuple[list[Any], Values]:
+            local = dict(env)
+            deeper = _Run(self._plan, taps).nodes(remat.ops, local, plain)
+            handed = self._handed_out(remat.number, local, deeper)
+            return [local[v] for v in remat.inner], handed
+
+        run = jax.checkpoint(run, policy=remat.policy, prevent_cse=remat.prevent_cse)
+        read = {v for node, _ in walk(remat.ops) for v in node.inputs} | set(remat.inner)
+        reach = {v: x for v, x in env.items() if v in read}
+        results, handed = run(
+            self._inside(remat.number), reach, {v: x for v, x in plain.items() if v in read}
+        )
+        env.update(zip(remat.outputs, results, strict=True))
+        return handed
 
 
-def _bind_any_dtype(op: Op, *args: Any) -> tuple[Any, ...]:
-    """Runs a shape operation in the dtype of its input: casts are passed over."""
-    return args if op.primitive is p.convert_element_type_p else op.bind(*args)
+def _strong(x: Any, aval: Any) -> Any:
+    """The carry's start, in exactly its type: a weakly typed one would change in a turn."""
+    return x if jnp.issubdtype(aval.dtype, jax.dtypes.extended) else jnp.asarray(x, aval.dtype)
 
 
-def _scaled(x: Array, coefficients: Float[Array, " batch"]) -> Array:
-    c = coefficients.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
-    return jnp.where(c != 0, x * c, 0)
+def _arranged(plan: Plan, site: Site, x: Array, recorded: int | None = None) -> Array:
+    """An array `[batch, loops..., ...]` as `[units, slices, repeats, ...]`.
+
+    A unit is what is clipped as one: an example, or the members of a group, which are
+    repeats of it. What a loop leaves alone is repeated for each turn.
+    """
+    own = [region for region, _, _ in site.loops]
+    present = own if recorded is None else [r for r in plan.source(recorded)[1] if r in own]
+    shape = [n if r in present else 1 for r, n, _ in site.loops]
+    rest = x.shape[1 + len(present) :]
+    x = x.reshape(x.shape[0] // plan.group, plan.group, *shape, *rest)
+    full = [n for _, n, _ in site.loops]
+    x = jnp.broadcast_to(x, (*x.shape[:2], *full, *rest))
+    sliced = [2 + i for i, (_, _, s) in enumerate(site.loops) if s]
+    shared = [2 + i for i, (_, _, s) in enumerate(site.loops) if not s]
+    others = range(2 + len(full), x.ndim)
+    x = jnp.transpose(x, [0, *sliced, 1, *shared, *others])
+    x = x.reshape(x.shape[0], math.prod(site.slices), plan.group * site.repeats, *rest)
+    return _wide(x)
 
 
-def _only(x: Array, keep: Array) -> Array:
+def _masked(x: Array, keep: Bool[Array, " batch"]) -> Array:
     return jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+
+
+def _wide(x: Array) -> Array:
+    """Low-precision numbers in float32, where norms and sums are held."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-
-import jax
-import jax.numpy as jnp
-from jax.extend.core import primitives as p
+import enum
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hushgrad.gradients import rules
-from hushgrad.gradients.program import Kind, Op, Program
+from hushgrad.gradients.paths import Paths, disjoint
+from hushgrad.gradients.program import Kind, Loop, Op, Program, Remat, walk
+from hushgrad.gradients.rules.contraction import prefers_ghost
 
-__all__ = ["Group", "Plan", "Site", "make_plan"]
-
-# Linear maps that only move, repeat or negate entries and do the same in any dtype.
-_SHAPE_OPS = frozenset(
-    {
-        p.reshape_p,
-        p.transpose_p,
-        p.squeeze_p,
-        p.broadcast_in_dim_p,
-        p.slice_p,
-        p.rev_p,
-        p.neg_p,
-        p.copy_p,
-        p.convert_element_type_p,
-    }
-)
+__all__ = ["Cluster", "Plan", "Site", "Way", "make_plan"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,140 +22,252 @@ class Site:
     """One place where a value made of parameters meets data.
 
     Attributes:
-      value: the parameter, or what was computed from parameters alone.
+      value: the parameter, or what was computed from parameters alone, at the top.
       tap: the value whose gradient is taken: the operation's output where a rule
         holds, the parameter value itself where none does.
       rule: how the parameter's gradient follows from the tap's.
       recorded: the values that the rule needs beside it.
+      within: the regions that the operation stands in, outermost first.
+      loops: of those, the loops: region, length, and whether each turn has a slice of
+        `value` of its own (stacked layers) or all share it (recurrent nets).
     """
 
     value: int
     tap: int
     rule: rules.Rule | rules.Direct
-    recorded: tuple[int, ...]
+    recorded: tuple[int, ...] = ()
+    within: tuple[int, ...] = ()
+    loops: tuple[tuple[int, int, bool], ...] = ()
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Lengths of the loops that take slices of the value."""
+        return tuple(length for _, length, sliced in self.loops if sliced)
+
+    @property
+    def repeats(self) -> int:
+        """How often one example meets each slice of the value."""
+        return math.prod(length for _, length, sliced in self.loops if not sliced)
+
+
+class Way(enum.Enum):
+    """How the gradient norm of a cluster is reached."""
+
+    GHOST = "ghost norm: no gradient per example is built"
+    KEPT = "built for each example, where it meets the data, and kept for the sum"
+    PULLED = "built for each example and carried back to the parameters"
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Parameters that share sites, directly or through others, and those sites.
+class Cluster:
+    """Sites whose gradients fall on the same entries of parameters.
+
+    Gradients of different clusters fall on different entries, so that squared norms
+    add up.
 
     Attributes:
       parameters: positions in the flat list of parameters.
       sites: positions in the plan's list of sites.
-      ghost: the norm is reached without building per-example gradients.
-      shape_only: the parameters reach their sites through operations that only
-        move, repeat or negate entries, so the way back can run in any dtype.
+      swapped: for each site, whether left and right factor change places.
+      way: how the norm is reached.
+      part: which part of the parameters, bounded together, all of them belong to;
+        -1 for several, and then the way is PULLED.
     """
 
     parameters: tuple[int, ...]
     sites: tuple[int, ...]
-    ghost: bool
-    shape_only: bool
+    swapped: tuple[bool, ...]
+    way: Way
+    part: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All sites of a program, and its parameters in groups."""
+    """All sites of a program in clusters.
+
+    Attributes:
+      program: what they were found in.
+      sites: in the order in which they run.
+      clusters: every site is in one.
+      parts: for each parameter, the number of its part.
+      paths: how the sites' values are made of parameters.
+      group: how many examples are clipped as one.
+    """
 
     program: Program
     sites: tuple[Site, ...]
-    groups: tuple[Group, ...]
+    clusters: tuple[Cluster, ...]
+    parts: tuple[int, ...]
+    paths: Paths
+    group: int
 
-    @property
-    def taps(self) -> Mapping[int, int]:
-        """The site at each tapped value."""
-        return {site.tap: number for number, site in enumerate(self.sites)}
+    @functools.cached_property
+    def ruled(self) -> Mapping[int, int]:
+        """The site at each tapped output of an operation."""
+        return {s.tap: i for i, s in enumerate(self.sites) if isinstance(s.rule, rules.Rule)}
+
+    @functools.cached_property
+    def direct(self) -> Mapping[int, int]:
+        """The site at each tapped value of parameters."""
+        return {s.value: i for i, s in enumerate(self.sites) if isinstance(s.rule, rules.Direct)}
+
+    @functools.cached_property
+    def collected(self) -> Mapping[int, tuple[int, ...]]:
+        """For each region, the inner values that it has to hand out to be recorded."""
+        out: dict[int, list[int]] = {}
+        for site in self.sites:
+            for value in site.recorded:
+                origin, _ = self.source(value)
+                for region in self.program.home.get(origin, ()):
+                    values = out.setdefault(region, [])
+                    if origin not in values:
+                        values.append(origin)
+        return {region: tuple(values) for region, values in out.items()}
+
+    def source(self, value: int) -> tuple[int, tuple[int, ...]]:
+        """Where a recorded value is found, and the loops that it has an axis for.
+
+        What a loop slices is found whole outside; all else is collected from each turn.
+        """
+        program = self.program
+        if value in program.sliced_from:
+            origin, loops = self.source(program.sliced_from[value])
+            return origin, (*loops, program.home[value][-1])
+        home = program.home.get(value, ())
+        return value, tuple(r for r in home if isinstance(program.regions[r], Loop))
 
 
-def make_plan(program: Program) -> Plan:
-    """Finds the sites of a program and groups the parameters that meet there."""
+def make_plan(program: Program, parts: Sequence[int] | None = None, group: int = 1) -> Plan:
+    """Finds the sites of a program and the way to each gradient norm.
+
+    Args:
+      program: a traced loss.
+      parts: for each parameter, the number of the part whose norm is bounded alone.
+      group: how many examples are clipped as one.
+    """
+    parts = tuple(parts or (0,) * len(program.parameters))
+    paths = Paths(program)
     sites = tuple(_sites(program))
-    return Plan(program, sites, tuple(_groups(program, sites)))
+    clusters = tuple(_clusters(sites, paths, parts, group))
+    return Plan(program, sites, clusters, parts, paths, group)
 
 
 def _sites(program: Program) -> list[Site]:
-    sites: list[Site] = []
+    ruled: list[Site] = []
     direct: dict[int, Site] = {}
 
-    def fall_back(value: int, why: str) -> None:
-        if value not in direct:
-            direct[value] = Site(value, value, rules.Direct(value, why), ())
+    def fall_back(values: Sequence[int], why: str) -> None:
+        for value in values:
+            if program.kinds[value] is Kind.PARAMETER:
+                top = program.views.get(value, (value, ()))[0]
+                direct.setdefault(top, Site(top, top, rules.Direct(top, why)))
 
-    for op in program.ops:
-        kinds = [program.kinds[value] for value in op.inputs]
-        if Kind.DATA not in kinds or Kind.PARAMETER not in kinds:
-            continue
-        positions = [i for i, kind in enumerate(kinds) if kind is Kind.PARAMETER]
-        site = _ruled(program, op, positions[0]) if len(positions) == 1 else None
-        if site is not None:
-            sites.append(site)
-        else:
-            for position in positions:
-                fall_back(op.inputs[position], op.primitive.name)
-    if program.kinds[program.loss] is Kind.PARAMETER:
-        fall_back(program.loss, "the loss does not depend on the example")
-    return sites + list(direct.values())
+    for node, within in walk(program.ops):
+        if isinstance(node, Loop):
+            fall_back(node.initial, "the start of a loop")
+            fall_back((*node.after, *node.stacked), "the result of a loop")
+        elif isinstance(node, Remat):
+            fall_back(node.inner, "the result of a checkpointed part")
+        elif any(program.kinds[value] is Kind.DATA for value in node.outputs):
+            site = _ruled(program, node, within)
+            if site is not None:
+                ruled.append(site)
+            else:
+                fall_back(node.inputs, node.primitive.name)
+    fall_back([program.loss], "the loss does not depend on the example")
+    return ruled + list(direct.values())
 
 
-def _ruled(program: Program, op: Op, position: int) -> Site | None:
+def _ruled(program: Program, op: Op, within: tuple[int, ...]) -> Site | None:
+    positions = [i for i, v in enumerate(op.inputs) if program.kinds[v] is Kind.PARAMETER]
+    if len(positions) != 1:
+        return None
     avals = tuple(program.avals[value] for value in op.inputs)
-    rule = rules.find(op, position, avals)
+    rule = rules.find(op, positions[0], avals, program.avals[op.outputs[0]])
     if rule is None:
         return None
-    recorded = tuple(op.inputs[i] for i in rule.recorded)
-    return Site(op.inputs[position], op.outputs[0], rule, recorded)
-
-
-def _groups(program: Program, sites: tuple[Site, ...]) -> list[Group]:
-    number = {value: position for position, value in enumerate(program.parameters)}
-    reached = [
-        {number[value] for value in program.ancestors([site.value]) if value in number}
-        for site in sites
-    ]
-    groups: list[tuple[set[int], set[int]]] = []
-    for position, parameters in enumerate(reached):
-        parameters = {
-            i for i in parameters if program.kinds[program.parameters[i]] is Kind.PARAMETER
-        }
-        touching = [group for group in groups if group[0] & parameters]
-        groups = [group for group in groups if not group[0] & parameters]
-        merged = (set(parameters), {position})
-        for group in touching:
-            merged = (merged[0] | group[0], merged[1] | group[1])
-        groups.append(merged)
-    return [_group(program, sites, sorted(ps), sorted(ss)) for ps, ss in groups]
-
-
-def _group(
-    program: Program, sites: tuple[Site, ...], parameters: list[int], members: list[int]
-) -> Group:
-    paths = [_path(program, sites[i].value) for i in members]
-    shape_only = all(path is not None for path in paths)
-    only = sites[members[0]]
-    ghost = (
-        len(members) == len(parameters) == 1
-        and only.rule.ghost
-        and paths[0] is not None
-        and all(_keeps_norm(program, op) for op in paths[0])
+    value, sliced = program.views.get(op.inputs[positions[0]], (op.inputs[positions[0]], ()))
+    around = [program.regions[r] for r in within]
+    loops = [region for region in around if isinstance(region, Loop)]
+    sliced = (*sliced, *(False for _ in range(len(loops) - len(sliced))))
+    return Site(
+        value=value,
+        tap=op.outputs[0],
+        rule=rule,
+        recorded=tuple(op.inputs[i] for i in rule.recorded),
+        within=within,
+        loops=tuple((r.number, r.length, s) for r, s in zip(loops, sliced, strict=True)),
     )
-    return Group(tuple(parameters), tuple(members), ghost, shape_only)
 
 
-def _path(program: Program, value: int) -> list[Op] | None:
-    """The chain of shape operations from one parameter to `value`, or None."""
-    path: list[Op] = []
-    while (op := program.producer(value)) is not None:
-        real = jnp.issubdtype(program.avals[value].dtype, jnp.floating)
-        if op.primitive not in _SHAPE_OPS or len(op.inputs) != 1 or not real:
+def _clusters(
+    sites: Sequence[Site], paths: Paths, parts: tuple[int, ...], group: int
+) -> list[Cluster]:
+    found: list[list[int]] = []
+    for number, site in enumerate(sites):
+        regions = paths[site.value].regions
+        touching = [
+            members
+            for members in found
+            if any(not disjoint(paths[sites[i].value].regions, regions) for i in members)
+        ]
+        found = [members for members in found if members not in touching]
+        found.append(sorted([number, *(i for members in touching for i in members)]))
+    return [_cluster(sites, members, paths, parts, group) for members in found]
+
+
+def _cluster(
+    sites: Sequence[Site], members: list[int], paths: Paths, parts: tuple[int, ...], group: int
+) -> Cluster:
+    chosen = [sites[i] for i in members]
+    touched = sorted({p for site in chosen for p in paths[site.value].parameters})
+    bounded = {parts[p] for p in touched}
+    swapped = _swapped(chosen, paths) if len(chosen) > 1 else (False,)
+    ghost = swapped is not None and _ghost(chosen, group)
+    if len(bounded) > 1 or not all(paths[site.value].keeps_norm for site in chosen):
+        way = Way.PULLED
+    elif ghost:
+        way = Way.GHOST
+    else:
+        way = Way.KEPT if len(chosen) == 1 else Way.PULLED
+    return Cluster(
+        parameters=tuple(touched),
+        sites=tuple(members),
+        swapped=swapped or (False,) * len(members),
+        way=way,
+        part=bounded.pop() if len(bounded) == 1 else -1,
+    )
+
+
+def _ghost(sites: list[Site], group: int) -> bool:
+    """Whether the norm of the sum over these sites is better had without building it."""
+    rows, held, built = 0, 0, 0
+    for site in sites:
+        if not isinstance(site.rule, rules.Rule) or site.rule.sizes is None:
+            return False
+        _, depth, columns = site.rule.sizes
+        more = site.rule.rows * site.repeats * group
+        rows, held, built = rows + more, held + more * site.rule.held, depth * columns
+    return prefers_ghost(rows, built, held)
+
+
+def _swapped(sites: list[Site], paths: Paths) -> tuple[bool, ...] | None:
+    """How factors of several sites of one parameter fit together; None: they do not."""
+    keys: list[Any] = []
+    for site in sites:
+        path = paths[site.value]
+        layout = site.rule.layout
+        if layout is None or path.frame is None or not path.keeps_norm:
             return None
-        path.append(op)
-        (value,) = op.inputs
-    return path
-
-
-def _keeps_norm(program: Program, op: Op) -> bool:
-    """Whether the operation's transpose keeps the norm of a gradient."""
-    if op.primitive is not p.broadcast_in_dim_p:
-        return True
-    shape = jax.ShapeDtypeStruct(program.avals[op.inputs[0]].shape, "float32")
-    return shape.size == program.avals[op.outputs[0]].size
+        lead = len(site.slices)
+        dims = [tuple(path.frame[d + lead] for d in part) for part in layout]
+        keys.append((path.regions, site.slices, path.frame[:lead], dims[0], dims[1:]))
+    lookups = [i for i, site in enumerate(sites) if isinstance(site.rule, rules.Lookup)]
+    *same, wanted = keys[lookups[0] if lookups else 0]
+    out = []
+    for i, (*head, found) in enumerate(keys):
+        swap = found != wanted
+        if head != same or (swap and (found[::-1] != wanted or i in lookups)):
+            return None
+        out.append(swap)
+    return tuple(out)

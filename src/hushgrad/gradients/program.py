@@ -1,9 +1,12 @@
-"""The loss of one example as a flat list of operations.
+"""The loss of one example as operations over numbered values.
 
-The user's loss is traced once, calls are inlined, and every value is sorted by
-what it depends on: the parameters alone, the example, or neither. An operation
-that reads a value of the first kind and one of the second is where a parameter
-meets data; everything the engine does happens there.
+Every value is sorted by what it depends on: the parameters alone, the example, or
+neither. An operation that reads a value of the first kind and one of the second is
+where a parameter meets data; everything the engine does happens there.
+
+Values made of parameters alone are always computed at the top, also those that the
+loss computes inside a loop: a loop then reads them whole or one slice a turn. So a
+region (a loop, a rematerialised part) holds only what depends on the example.
 """
 
 from __future__ import annotations
@@ -11,78 +14,209 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
-import numpy as np
 
-from hushgrad.errors import InputError
-
-__all__ = ["Kind", "Op", "Program", "trace"]
-
-# Calls whose body means the same when it is written out in place.
-_INLINED = {"jit", "pjit", "closed_call", "core_call"}
+__all__ = ["Function", "Kind", "Loop", "Node", "Op", "Program", "Remat", "walk"]
 
 
-class Kind(enum.Enum):
-    """What a value depends on."""
+class Kind(enum.IntEnum):
+    """What a value depends on; a value made of several takes the highest."""
 
-    CONSTANT = "neither parameters nor data"
-    PARAMETER = "parameters alone"
-    DATA = "the example"
+    CONSTANT = 0
+    PARAMETER = 1
+    DATA = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A function of arrays that stands where a JAX primitive stands."""
+
+    name: str
+    function: Callable[..., Any]
+    multiple_results: bool = False
+
+    def bind(self, *args: Any) -> Any:
+        """Calls the function."""
+        return self.function(*args)
+
+    def get_bind_params(self, params: dict[str, Any]) -> dict[str, Any]:
+        """None: a function has only its arguments."""
+        return params
 
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """One primitive application; inputs and outputs are numbers of values."""
+    """One primitive application; inputs and outputs are numbers of values.
 
-    primitive: jex.Primitive
+    `mapped` says, for each loop that the operation was taken out of (outermost
+    first), which inputs have a leading axis with one slice for each turn.
+    """
+
+    primitive: jex.Primitive | Function
     params: Mapping[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    mapped: tuple[tuple[bool, ...], ...] = ()
 
     def bind(self, *args: Any, **overrides: Any) -> tuple[Any, ...]:
         """Applies the primitive; `overrides` replace entries of its params."""
         bound = self.primitive.get_bind_params({**self.params, **overrides})
         # Before JAX 0.8 the functions among the params came as a separate list.
         functions, params = bound if isinstance(bound, tuple) else ((), bound)
-        out = self.primitive.bind(*functions, *args, **params)
-        return tuple(out) if self.primitive.multiple_results else (out,)
+
+        def run(*args: Any) -> tuple[Any, ...]:
+            out = self.primitive.bind(*functions, *args, **params)
+            return tuple(out) if self.primitive.multiple_results else (out,)
+
+        for sliced in reversed(self.mapped):
+            run = jax.vmap(run, in_axes=tuple(0 if s else None for s in sliced))
+        return run(*args)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A `scan` whose body depends on the example.
+
+    Attributes:
+      number: which region this is.
+      ops: what one turn does.
+      initial: the outer values that the carry starts from.
+      carry: the inner values that the carry has in a turn.
+      after: the inner values that the next turn's carry is.
+      slices: pairs of an outer value and the inner value that is its slice.
+      stacked: the inner values of which every turn gives one slice.
+      outputs: outer values: the last carry, then the stacks.
+      length, reverse, unroll: as in `jax.lax.scan`.
+    """
+
+    number: int
+    ops: tuple[Node, ...]
+    initial: tuple[int, ...]
+    carry: tuple[int, ...]
+    after: tuple[int, ...]
+    slices: tuple[tuple[int, int], ...]
+    stacked: tuple[int, ...]
+    outputs: tuple[int, ...]
+    length: int
+    reverse: bool
+    unroll: Any
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Outer values that the loop starts from or slices."""
+        return (*self.initial, *(outer for outer, _ in self.slices), *self.after, *self.stacked)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remat:
+    """A part that is computed again in the backward pass (`jax.checkpoint`).
+
+    Attributes:
+      number: which region this is.
+      ops: what it does, on outer values.
+      inner: what it returns.
+      outputs: the outer values that these become.
+      policy, prevent_cse: as in `jax.checkpoint`.
+    """
+
+    number: int
+    ops: tuple[Node, ...]
+    inner: tuple[int, ...]
+    outputs: tuple[int, ...]
+    policy: Any
+    prevent_cse: Any
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What it returns; its operations name what they read."""
+        return self.inner
+
+
+Node = Op | Loop | Remat
+
+
+def walk(nodes: Iterable[Node], within: tuple[int, ...] = ()) -> Iterator[tuple[Node, tuple]]:
+    """All operations and regions, each with the numbers of the regions that it stands in."""
+    for node in nodes:
+        yield node, within
+        if not isinstance(node, Op):
+            yield from walk(node.ops, (*within, node.number))
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A traced loss: operations in order, over values numbered from zero."""
+    """A traced loss.
 
-    ops: tuple[Op, ...]
+    Attributes:
+      ops: in order; what depends on parameters alone stands here, never in a region.
+      avals: shape and dtype of each value, in a loop those of one turn.
+      kinds: of each value.
+      constants: values known at trace time.
+      parameters, data: the inputs.
+      loss: the loss's value.
+      aux: further results.
+      views: for a value of parameters or constants that a loop slices: the value at
+        the top, and for each loop around it whether there is one slice for each turn.
+    """
+
+    ops: tuple[Node, ...]
     avals: tuple[Any, ...]
     kinds: tuple[Kind, ...]
     constants: Mapping[int, Any]
     parameters: tuple[int, ...]
     data: tuple[int, ...]
     loss: int
+    aux: tuple[int, ...]
+    views: Mapping[int, tuple[int, tuple[bool, ...]]]
 
-    def producer(self, value: int) -> Op | None:
-        """The operation that makes `value`, or None for an input or a constant."""
+    def producer(self, value: int) -> Node | None:
+        """What makes `value` at the top, or None for an input, a constant, an inner value."""
         return self._producers.get(value)
 
     @functools.cached_property
-    def _producers(self) -> dict[int, Op]:
+    def _producers(self) -> dict[int, Node]:
         return {out: op for op in self.ops for out in op.outputs}
 
-    def ancestors(self, values: Iterable[int]) -> set[int]:
-        """All values that `values` are computed from, themselves included."""
+    @functools.cached_property
+    def regions(self) -> Mapping[int, Loop | Remat]:
+        """Every loop and rematerialised part by its number."""
+        return {node.number: node for node, _ in walk(self.ops) if not isinstance(node, Op)}
+
+    @functools.cached_property
+    def home(self) -> Mapping[int, tuple[int, ...]]:
+        """For every value made inside regions, their numbers, outermost first."""
+        homes: dict[int, tuple[int, ...]] = {}
+        for node, within in walk(self.ops):
+            homes.update((out, within) for out in node.outputs if within)
+            if isinstance(node, Loop):
+                inner = (*node.carry, *(value for _, value in node.slices))
+                homes.update((value, (*within, node.number)) for value in inner)
+        return homes
+
+    @functools.cached_property
+    def sliced_from(self) -> Mapping[int, int]:
+        """The outer value of every inner value that is a slice of one."""
+        loops = [node for node, _ in walk(self.ops) if isinstance(node, Loop)]
+        return {inner: outer for loop in loops for outer, inner in loop.slices}
+
+    def ancestors(self, values: Iterable[int], known: Iterable[int] = ()) -> set[int]:
+        """All values at the top that `values` are computed from, themselves included.
+
+        The search stops at `known` values, which are left out.
+        """
         seen: set[int] = set()
+        stop = set(known)
         todo = list(values)
         while todo:
             value = todo.pop()
-            if value not in seen:
+            if value not in seen and value not in stop:
                 seen.add(value)
-                op = self.producer(value)
-                todo.extend(op.inputs if op else ())
+                node = self.producer(value)
+                todo.extend(node.inputs if node else ())
         return seen
 
     def evaluate(
@@ -91,132 +225,10 @@ class Program:
         known: Mapping[int, Any],
         bind: Callable[..., tuple[Any, ...]] = Op.bind,
     ) -> list[Any]:
-        """Computes `values` from the `known` ones, running only what they need."""
+        """Computes `values`, none of which depends on data, from the `known` ones."""
         env = {**self.constants, **known}
-        needed = self._needed(values, env)
+        needed = self.ancestors(values, env)
         for op in self.ops:
-            if needed.intersection(op.outputs):
+            if isinstance(op, Op) and needed.intersection(op.outputs):
                 env.update(zip(op.outputs, bind(op, *(env[i] for i in op.inputs)), strict=True))
         return [env[v] for v in values]
-
-    def _needed(self, values: Iterable[int], known: Mapping[int, Any]) -> set[int]:
-        needed: set[int] = set()
-        todo = list(values)
-        while todo:
-            value = todo.pop()
-            if value not in needed and value not in known:
-                needed.add(value)
-                op = self.producer(value)
-                todo.extend(op.inputs if op else ())
-        return needed
-
-
-def trace(loss: Callable[..., Any], parameters: Sequence[Any], example: Sequence[Any]) -> Program:
-    """Traces `loss(parameters, example)`, both given as flat lists of shapes and dtypes.
-
-    Raises:
-      InputError: if the loss does not return one real floating-point scalar.
-    """
-    closed, out = jax.make_jaxpr(loss, return_shape=True)(list(parameters), list(example))
-    _check_scalar(out)
-    builder = _Builder()
-    inputs = [builder.value(var.aval) for var in closed.jaxpr.invars]
-    (result,) = builder.inline(closed.jaxpr, closed.consts, inputs)
-    split = len(parameters)
-    kinds = _kinds(builder, inputs[:split], inputs[split:])
-    return Program(
-        ops=tuple(builder.ops),
-        avals=tuple(builder.avals),
-        kinds=tuple(kinds),
-        constants=builder.constants,
-        parameters=tuple(inputs[:split]),
-        data=tuple(inputs[split:]),
-        loss=result,
-    )
-
-
-class _Builder:
-    """Numbers the values of a jaxpr and writes its calls out in place."""
-
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-        self.avals: list[Any] = []
-        self.constants: dict[int, Any] = {}
-
-    def value(self, aval: Any) -> int:
-        self.avals.append(aval)
-        return len(self.avals) - 1
-
-    def constant(self, aval: Any, content: Any) -> int:
-        number = self.value(aval)
-        self.constants[number] = content
-        return number
-
-    def inline(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> list[int]:
-        env = dict(zip(jaxpr.invars, inputs, strict=True))
-        for var, content in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = self.constant(var.aval, content)
-
-        def read(atom: Any) -> int:
-            if isinstance(atom, jex.Literal):
-                return self.constant(atom.aval, atom.val)
-            return env[atom]
-
-        for eqn in jaxpr.eqns:
-            args = [read(atom) for atom in eqn.invars]
-            body = _body(eqn)
-            if body is not None:
-                outputs = self.inline(body.jaxpr, body.consts, args)
-            else:
-                outputs = [self.value(var.aval) for var in eqn.outvars]
-                self.ops.append(Op(eqn.primitive, eqn.params, tuple(args), tuple(outputs)))
-            env.update(zip(eqn.outvars, outputs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-
-def _body(eqn: Any) -> jex.ClosedJaxpr | None:
-    if eqn.primitive.name not in _INLINED:
-        return None
-    return eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
-
-
-def _kinds(builder: _Builder, parameters: Sequence[int], data: Sequence[int]) -> list[Kind]:
-    kinds = [Kind.CONSTANT] * len(builder.avals)
-    for value in data:
-        kinds[value] = Kind.DATA
-    for value in parameters:
-        if _differentiable(builder.avals[value]):
-            kinds[value] = Kind.PARAMETER
-    for op in builder.ops:
-        read = {kinds[value] for value in op.inputs}
-        for out in op.outputs:
-            if Kind.DATA in read:
-                kinds[out] = Kind.DATA
-            elif (
-                Kind.PARAMETER in read
-                and _differentiable(builder.avals[out])
-                and op.primitive.name != "stop_gradient"
-            ):
-                kinds[out] = Kind.PARAMETER
-    return kinds
-
-
-def _differentiable(aval: Any) -> bool:
-    return bool(jnp.issubdtype(aval.dtype, np.inexact))
-
-
-def _check_scalar(out: Any) -> None:
-    leaves = jax.tree.leaves(out)
-    if len(leaves) != 1 or not jax.tree_util.all_leaves([out]):
-        raise InputError(
-            "loss must return one scalar for one example, got "
-            f"{jax.tree.structure(out)}; return the loss alone"
-        )
-    shape, dtype = leaves[0].shape, leaves[0].dtype
-    if shape != ():
-        raise InputError(
-            f"loss must return a scalar for one example, got shape {shape}: it sees ONE "
-            "example, without a batch axis; reduce its output, for instance with jnp.sum"
-        )
-    if not jnp.issubdtype(dtype, np.floating):
-        raise InputError(f"loss must return a real floating-point number, got {dtype}")

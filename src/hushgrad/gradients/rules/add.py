@@ -1,11 +1,11 @@
-"""`data + parameter`: biases and residual parameters."""
+"""`data + parameter`, `data - parameter`: biases and residual parameters."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from hushgrad.gradients.rules.rule import Rule
 
@@ -19,18 +19,20 @@ class Addition(Rule):
     gradient is summed over those.
     """
 
-    name = "add"
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The primitive's: add or sub."""
+        return self.op.primitive.name
 
     @property
     def recorded(self) -> tuple[int, ...]:
         return ()
 
-    def gradient(self, records: tuple[Any, ...], g: jax.Array) -> jax.Array:
+    def gradient(self, records: tuple[Any, ...], g: Array) -> Array:
         shape = self.avals[self.position].shape
-        if len(shape) != g.ndim:  # a scalar is added to anything
-            return jnp.sum(g)
-        repeated = [d for d, n in enumerate(shape) if n != g.shape[d]]
-        return jnp.sum(g, axis=tuple(repeated), keepdims=True) if repeated else g
-
-    def total(self, records: tuple[Any, ...], g: jax.Array) -> jax.Array:
-        return jnp.sum(jax.vmap(lambda one: self.gradient((), one))(g), axis=0)
+        if len(shape) != g.ndim - 1:  # a scalar is added to anything
+            out = jnp.sum(g)
+        else:
+            repeated = [d for d, n in enumerate(shape) if n != g.shape[d + 1]]
+            out = jnp.sum(g, axis=(0, *(d + 1 for d in repeated))).reshape(shape)
+        return -out if self.op.primitive.name == "sub" and self.position == 1 else out

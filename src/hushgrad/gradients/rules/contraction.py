@@ -12,11 +12,15 @@ gradients of the outputs. Its squared norm can be had
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from hushgrad.gradients.rules.rule import Factors
 
 __all__ = ["FULL", "ghost_norm", "prefers_ghost", "sum_error"]
 
@@ -25,39 +29,91 @@ __all__ = ["FULL", "ghost_norm", "prefers_ghost", "sum_error"]
 FULL = lax.Precision.HIGHEST
 
 
-def prefers_ghost(rows: int, depth: int, columns: int) -> bool:
+def prefers_ghost(rows: int, built: int, held: int) -> bool:
     """Whether the ghost norm is the better way, from shapes alone.
 
     Built gradients are kept for the clipped sum, so they save the second
     contraction; they are preferred as long as they take at most twice the memory
     of the inputs and output gradients they are made from. With one row the ghost
     norm is just `|a|^2 |g|^2`.
+
+    Args:
+      rows: of the factors, of all uses together.
+      built: numbers in one gradient (depth x columns).
+      held: numbers in the factors, of one group.
     """
-    return rows == 1 or depth * columns > 2 * rows * (depth + columns)
+    return rows == 1 or built > 2 * held
 
 
-def ghost_norm(
-    a: Float[Array, "groups rows depth"], g: Float[Array, "groups rows columns"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def ghost_norm(uses: Sequence[Factors]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Squared norm of `sum_t a_t g_t^T` over all groups, and a bound on its rounding error.
+
+    A parameter that is used several times has one pair of factors for each use; the
+    gradient is the sum over all of them, so products of different uses count too.
 
     The double sum can cancel: two rows with opposite gradients may leave a small
     norm between large terms, and the rounding of those terms would then hide it.
     The second number bounds that error, so that a clip that adds it never lets an
     example through with more than its norm.
     """
+    scaled = [_unit(use) for use in uses]
+    largest = functools.reduce(jnp.maximum, [size for _, size in scaled])
+    total, absolute = jnp.zeros_like(largest), jnp.zeros_like(largest)
+    for i, (first, size) in enumerate(scaled):
+        for j, (second, other) in enumerate(scaled[: i + 1]):
+            weight = (size / largest) * (other / largest) * (1 if i == j else 2)
+            products = _products(first, second, same=i == j)
+            total += weight * jnp.sum(products)
+            absolute += weight * jnp.sum(jnp.abs(products))
+    error = max(_error(use) for use in uses)
+    scale = jnp.square(largest)
+    return scale * jnp.maximum(total, 0), scale * error * absolute
+
+
+def _unit(use: Factors) -> tuple[Factors, Float[Array, ""]]:
+    """The factors with largest magnitude one, and the product of their magnitudes."""
     # Tiny inputs with huge gradients make an ordinary gradient, though the squares of the
     # first vanish in float32 and those of the second overflow: both are scaled to 1.
-    scale_a, scale_g = _largest(a), _largest(g)
-    a, g, scale = a / scale_a, g / scale_g, jnp.square(scale_a * scale_g)
-    if a.shape[1] == 1:
-        products = jnp.sum(a * a, axis=(1, 2)) * jnp.sum(g * g, axis=(1, 2))
-    else:
-        products = jnp.einsum("gsd,gtd->gst", a, a, precision=FULL)
-        products *= jnp.einsum("gsp,gtp->gst", g, g, precision=FULL)
-    error = sum_error(a.shape[-1], a.dtype) + sum_error(g.shape[-1], g.dtype)
-    slack = error * jnp.sum(jnp.abs(products))
-    return scale * jnp.maximum(jnp.sum(products), 0), scale * slack
+    left, right = use
+    size = _largest(right)
+    right = right / size
+    if not _one_hot(left):
+        scale = _largest(left)
+        left, size = left / scale, size * scale
+    return Factors(left, right), size
+
+
+def _products(first: Factors, second: Factors, same: bool) -> Array:
+    """`(a_s . a_t)(g_s . g_t)` for every row s of the first and t of the second."""
+    if same and first.right.shape[1] == 1:
+        squares = jnp.sum(jnp.square(first.right), axis=(1, 2))
+        if _one_hot(first.left):
+            return squares
+        return squares * jnp.sum(jnp.square(first.left), axis=(1, 2))
+    return _gram(first.left, second.left) * _gram(first.right, second.right)
+
+
+def _gram(first: Array, second: Array) -> Float[Array, "groups rows others"]:
+    """Inner products of all rows of both; integers stand for one-hot rows."""
+    if _one_hot(first) and _one_hot(second):
+        return (first[:, :, None] == second[:, None, :]).astype(jnp.float32)
+    if _one_hot(first):
+        return jnp.swapaxes(_gram(second, first), 1, 2)
+    if _one_hot(second):
+        # A row read out of bounds has number -1; its right factor is zero already.
+        picked = jnp.take_along_axis(first, jnp.maximum(second, 0)[:, None, :], axis=2)
+        return picked
+    return jnp.einsum("gsd,gtd->gst", first, second, precision=FULL)
+
+
+def _one_hot(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def _error(use: Factors) -> float:
+    left, right = use
+    error = sum_error(right.shape[-1], right.dtype)
+    return error if _one_hot(left) else error + sum_error(left.shape[-1], left.dtype)
 
 
 def sum_error(terms: int, dtype: jnp.dtype) -> float:

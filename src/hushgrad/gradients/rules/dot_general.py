@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array
 
 from hushgrad.gradients.program import Op
-from hushgrad.gradients.rules.contraction import FULL, ghost_norm, prefers_ghost
-from hushgrad.gradients.rules.rule import Rule, computable
+from hushgrad.gradients.rules.contraction import FULL
+from hushgrad.gradients.rules.rule import Factors, Layout, Rule, computable
 
 __all__ = ["MatrixProduct"]
-
-_FULL = (FULL, FULL)
 
 
 class MatrixProduct(Rule):
@@ -28,51 +26,70 @@ class MatrixProduct(Rule):
     name = "dot_general"
 
     @classmethod
-    def match(cls, op: Op, position: int, avals: tuple[Any, ...]) -> Rule | None:
-        return cls(op, position, avals) if computable(avals) else None
-
-    def apply(self, weight: Any, records: tuple[Any, ...]) -> jax.Array:
-        operands = list(records)
-        operands.insert(self.position, weight)
-        # The traced output dtype would round sums that are held in a wider one.
-        dtype = jnp.result_type(*operands)
-        return self.op.bind(*operands, preferred_element_type=dtype, precision=_FULL)[0]
+    def match(cls, op: Op, position: int, avals: tuple[Any, ...], out: Any) -> Rule | None:
+        return cls(op, position, avals, out) if computable(avals) else None
 
     @property
-    def ghost(self) -> bool:
-        return prefers_ghost(*self._sizes()[1:])
+    def layout(self) -> Layout:
+        contract, batch = self._dims(self.position)
+        return Layout(batch, contract, self._free(self.position))
 
-    def squared_norm(
-        self, records: tuple[Any, ...], g: Array
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        return ghost_norm(self._inputs(records[0]), self._outputs(g))
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.layout.sizes(self.avals[self.position].shape)
 
-    def _dims(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Contracted and batch dimensions of the data operand."""
-        contract, batch = self.op.params["dimension_numbers"]
-        return tuple(contract[1 - self.position]), tuple(batch[1 - self.position])
+    @property
+    def rows(self) -> int:
+        data = self.avals[1 - self.position].shape
+        return math.prod(data[d] for d in self._free(1 - self.position))
 
-    def _sizes(self) -> tuple[int, int, int, int]:
-        """Groups, rows, depth, columns."""
-        data, weight = self.avals[1 - self.position].shape, self.avals[self.position].shape
-        contract, batch = self._dims()
-        groups = math.prod(data[d] for d in batch)
-        depth = math.prod(data[d] for d in contract)
-        return (
-            groups,
-            math.prod(data) // (groups * depth),
-            depth,
-            math.prod(weight) // (groups * depth),
+    def gradient(self, records: tuple[Any, ...], g: Array) -> Array:
+        (a,) = records
+        _, batch = self._dims(1 - self.position)
+        summed = (0, *(d + 1 for d in self._free(1 - self.position)))
+        numbers = (
+            (summed, (0, *(d + 1 for d in self._out_rows()))),
+            (tuple(d + 1 for d in batch), tuple(1 + i for i in range(len(batch)))),
         )
+        dtype = jnp.result_type(a, g)
+        built = lax.dot_general(a.astype(dtype), g.astype(dtype), numbers, precision=FULL)
+        # The contracted dimensions come as they lie in the data; the parameter may list its
+        # own in another order.
+        contract = self._dims(1 - self.position)[0]
+        order = sorted(range(len(contract)), key=lambda i: contract[i])
+        layout = self.layout
+        dims = (*layout.groups, *(layout.left[i] for i in order), *layout.right)
+        return jnp.transpose(built, _inverse(dims))
 
-    def _inputs(self, a: Array) -> Float[Array, "groups rows depth"]:
-        contract, batch = self._dims()
-        free = [d for d in range(a.ndim) if d not in contract and d not in batch]
-        groups, rows, depth, _ = self._sizes()
-        return jnp.transpose(a, (*batch, *free, *contract)).reshape(groups, rows, depth)
+    def factors(self, records: tuple[Any, ...], g: Array) -> Factors:
+        (a,) = records
+        contract, batch = self._dims(1 - self.position)
+        free = self._free(1 - self.position)
+        a = jnp.transpose(a, [d + 1 for d in batch] + [0] + [d + 1 for d in (*free, *contract)])
+        rows = self._out_rows()
+        columns = [d for d in range(len(batch), g.ndim - 1) if d not in rows]
+        shared = range(len(batch))
+        g = jnp.transpose(g, [d + 1 for d in shared] + [0] + [d + 1 for d in (*rows, *columns)])
+        groups, depth, width = self.sizes
+        return Factors(a.reshape(groups, -1, depth), g.reshape(groups, -1, width))
 
-    def _outputs(self, g: Array) -> Float[Array, "groups rows columns"]:
-        groups, rows, _, columns = self._sizes()
-        if self.position == 1:
-            return g.reshape(groups, rows, columns)
-        return jnp.swapaxes(g.reshape(groups, columns, rows), 1, 2)
+    def _dims(self, operand: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Contracted and batch dimensions of an operand."""
+        contract, batch = self.op.params["dimension_numbers"]
+        return tuple(contract[operand]), tuple(batch[operand])
+
+    def _free(self, operand: int) -> tuple[int, ...]:
+        contract, batch = self._dims(operand)
+        shape = self.avals[operand].shape
+        return tuple(d for d in range(len(shape)) if d not in contract and d not in batch)
+
+    def _out_rows(self) -> tuple[int, ...]:
+        """The output's dimensions that are the data's free ones."""
+        batch = len(self._dims(0)[1])
+        left = len(self._free(0))
+        start = batch if self.position == 1 else batch + left
+        return tuple(range(start, start + len(self._free(1 - self.position))))
+
+
+def _inverse(permutation: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(permutation.index(i) for i in range(len(permutation)))

@@ -1,0 +1,213 @@
+"""From what every site saw to norms, and to the clipped sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hushgrad.gradients.execute import Tap
+from hushgrad.gradients.paths import bind_any_dtype
+from hushgrad.gradients.plan import Cluster, Plan, Site, Way
+from hushgrad.gradients.program import Op
+from hushgrad.gradients.rules import Factors, Rule
+from hushgrad.gradients.rules.contraction import ghost_norm, sum_error
+
+__all__ = ["Norms", "per_example", "totals"]
+
+
+class Norms(NamedTuple):
+    """Every unit's norm; a unit is what is clipped as one.
+
+    Attributes:
+      squared: squared norms, by part of the parameters.
+      slack: bounds on their rounding errors.
+      built: gradients that were built on the way, by cluster: at its site, or for
+        each of its parameters.
+    """
+
+    squared: Float[Array, "units parts"]
+    slack: Float[Array, "units parts"]
+    built: dict[int, list[Float[Array, "units ..."]]]
+
+
+def per_example(plan: Plan, leaves: Sequence[Any], taps: Sequence[Tap], units: int) -> Norms:
+    """Every unit's squared gradient norm, by part."""
+    dtype = jnp.result_type(jnp.float32, *(tap.gradient.real.dtype for tap in taps))
+    count = 1 + max(plan.parts, default=0)
+    squared = [jnp.zeros(units, dtype) for _ in range(count)]
+    slack = list(squared)
+    built: dict[int, list[Array]] = {}
+
+    def add(part: int, more: Array, error: Array | float) -> None:
+        squared[part] = squared[part] + more.astype(dtype)
+        slack[part] = slack[part] + jnp.asarray(error).astype(dtype)
+
+    for number, cluster in enumerate(plan.clusters):
+        if cluster.way is Way.GHOST:
+            add(cluster.part, *_ghost(plan, cluster, taps))
+            continue
+        if cluster.way is Way.KEPT:
+            built[number] = [_at_site(plan, cluster.sites[0], taps)]
+            parts: Sequence[int] = [cluster.part]
+        else:
+            built[number] = _pulled(plan, cluster, leaves, taps)
+            parts = [plan.parts[p] for p in cluster.parameters]
+        for part, gradient in zip(parts, built[number], strict=True):
+            more = jnp.sum(jnp.square(gradient), axis=tuple(range(1, gradient.ndim)), dtype=dtype)
+            add(part, more, sum_error(gradient.size // max(1, units), gradient.dtype) * more)
+    return Norms(jnp.stack(squared, axis=1), jnp.stack(slack, axis=1), built)
+
+
+def totals(
+    plan: Plan,
+    leaves: Sequence[Any],
+    taps: Sequence[Tap],
+    built: dict[int, list[Array]],
+    coefficients: Float[Array, "units parts"],
+) -> list[Float[Array, "..."] | None]:
+    """The weighted sum of the units' gradients for every parameter.
+
+    A coefficient of zero means exactly no contribution, whatever the unit's numbers
+    are: its records and gradients are replaced, since 0 * NaN is NaN.
+    """
+    out: list[Any] = [None] * len(leaves)
+    sites: list[int] = []
+    cotangents: list[Array] = []
+    for number, cluster in enumerate(plan.clusters):
+        if cluster.way is Way.PULLED:
+            for parameter, gradient in zip(cluster.parameters, built[number], strict=True):
+                c = coefficients[:, plan.parts[parameter]]
+                total = jnp.sum(_scaled(gradient, c), axis=0)
+                out[parameter] = total if out[parameter] is None else out[parameter] + total
+            continue
+        c = coefficients[:, cluster.part]
+        if cluster.way is Way.KEPT:
+            sites.append(cluster.sites[0])
+            cotangents.append(jnp.sum(_scaled(built[number][0], c), axis=0))
+            continue
+        for i in cluster.sites:
+            sites.append(i)
+            cotangents.append(_total(plan.sites[i], taps[i], c))
+    parameters = sorted({p for i in sites for p in plan.paths[plan.sites[i].value].parameters})
+    gradients = _pull_back(plan, sites, parameters, leaves, cotangents)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        total = out[parameter]
+        out[parameter] = gradient if total is None else total + gradient
+    return out
+
+
+def _ghost(plan: Plan, cluster: Cluster, taps: Sequence[Tap]) -> tuple[Array, Array]:
+    """Squared norms, and bounds on their errors, without building a gradient."""
+    sites = [plan.sites[i] for i in cluster.sites]
+
+    def one(seen: list[Tap]) -> tuple[Array, Array]:
+        factors = [
+            _factors(site, tap, swap)
+            for site, tap, swap in zip(sites, seen, cluster.swapped, strict=True)
+        ]
+        return ghost_norm(factors)
+
+    squared, error = jax.vmap(jax.vmap(one))([taps[i] for i in cluster.sites])
+    return jnp.sum(squared, axis=1), jnp.sum(error, axis=1)
+
+
+def _factors(site: Site, tap: Tap, swap: bool) -> Factors:
+    assert isinstance(site.rule, Rule)
+    left, right = site.rule.factors(tap.records, tap.gradient)
+    return Factors(right, left) if swap else Factors(left, right)
+
+
+def _at_site(plan: Plan, number: int, taps: Sequence[Tap]) -> Float[Array, "units ..."]:
+    """One gradient per unit by the value at a site."""
+    site, tap = plan.sites[number], taps[number]
+    gradient = jax.vmap(jax.vmap(site.rule.gradient))(tap.records, tap.gradient)
+    return gradient.reshape(gradient.shape[0], *plan.program.avals[site.value].shape)
+
+
+def _pulled(
+    plan: Plan, cluster: Cluster, leaves: Sequence[Any], taps: Sequence[Tap]
+) -> list[Float[Array, "units ..."]]:
+    """One gradient per unit by each parameter of the cluster, summed over its sites."""
+    at_sites = [_at_site(plan, i, taps) for i in cluster.sites]
+    return jax.vmap(
+        lambda cotangents: _pull_back(plan, cluster.sites, cluster.parameters, leaves, cotangents)
+    )(at_sites)
+
+
+def _total(site: Site, tap: Tap, coefficients: Float[Array, " units"]) -> Float[Array, "..."]:
+    """The weighted sum of all gradients by the value at a site."""
+    records, gradient = tap
+    # The product is scaled by scaling the smaller factor.
+    if records and records[0].size < gradient.size and not _integers(records[0]):
+        records = (_scaled(records[0], coefficients), *records[1:])
+        gradient = _only(gradient, coefficients != 0)
+    else:
+        records = tuple(_only(r, coefficients != 0) for r in records)
+        gradient = _scaled(gradient, coefficients)
+
+    def total(records: tuple[Array, ...], gradient: Array) -> Array:
+        flat = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in (*records, gradient)]
+        return site.rule.total(tuple(flat[:-1]), flat[-1])
+
+    out = jax.vmap(total, in_axes=(1, 1))(records, gradient)
+    return out.reshape(*site.slices, *out.shape[1:])
+
+
+def _pull_back(
+    plan: Plan,
+    sites: Sequence[int],
+    parameters: Sequence[int],
+    leaves: Sequence[Any],
+    cotangents: Sequence[Array],
+) -> list[Array]:
+    """Gradients by parameters, from those by the values at some sites."""
+    if not sites:
+        return []
+    values = [plan.sites[i].value for i in sites]
+    chosen = [leaves[i] for i in parameters]
+    if all(plan.paths[value].shape_only for value in values):
+        dtype = jnp.result_type(*cotangents)
+        chosen = [x.astype(dtype) for x in chosen]
+        forward = _forward(plan, values, parameters, leaves, bind_any_dtype)
+    else:
+        dtype = jnp.result_type(jnp.float32, *chosen)
+        forward = _forward(plan, values, parameters, leaves, Op.bind)
+    reached, back = jax.vjp(forward, chosen)
+    (gradients,) = back([c.astype(v.dtype) for c, v in zip(cotangents, reached, strict=True)])
+    return [g.astype(jnp.promote_types(g.dtype, dtype)) for g in gradients]
+
+
+def _forward(
+    plan: Plan,
+    values: Sequence[int],
+    parameters: Sequence[int],
+    leaves: Sequence[Any],
+    bind: Callable[..., tuple[Any, ...]],
+) -> Callable[[list[Any]], list[Any]]:
+    """From some parameters to the values at some sites."""
+    program = plan.program
+    fixed = dict(zip(program.parameters, leaves, strict=True))  # integer leaves are read too
+    numbers = [program.parameters[i] for i in parameters]
+
+    def forward(chosen: list[Any]) -> list[Any]:
+        known = {**fixed, **dict(zip(numbers, chosen, strict=True))}
+        return program.evaluate(values, known, bind)
+
+    return forward
+
+
+def _scaled(x: Array, coefficients: Float[Array, " units"]) -> Array:
+    c = coefficients.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+    return jnp.where(c != 0, x * c, 0)
+
+
+def _only(x: Array, keep: Array) -> Array:
+    return jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+
+
+def _integers(x: Array) -> bool:
+    return not jnp.issubdtype(x.dtype, jnp.floating)
