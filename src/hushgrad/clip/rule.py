@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, PyTree
 from hushgrad._check import positive
 from hushgrad.errors import InputError
 
-__all__ = ["Rule", "in_range", "shrink"]
+__all__ = ["LARGEST", "SMALLEST", "Norm", "Rule", "in_range", "shrink"]
 
-_SMALLEST, _LARGEST = 1e-6, 1e15
+SMALLEST, LARGEST = 1e-6, 1e15
 
 Norm = Float[Any, ""] | float | None
 
@@ -135,9 +135,9 @@ class Rule(abc.ABC):
 def in_range(name: str, value: Any) -> float:
     """`value` as a float, or an error if float32 cannot hold gradients of that norm."""
     value = positive(name, value)
-    if not _SMALLEST <= value <= _LARGEST:
+    if not SMALLEST <= value <= LARGEST:
         raise InputError(
-            f"{name} must lie between {_SMALLEST:g} and {_LARGEST:g}, where float32 can hold "
+            f"{name} must lie between {SMALLEST:g} and {LARGEST:g}, where float32 can hold "
             f"the bound, got {value!r}; scale the loss instead"
         )
     return value
