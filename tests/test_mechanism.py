@@ -74,6 +74,105 @@ def test_the_noise_is_the_multiplier_times_the_sensitivity(bound, noise):
     assert stats.chi2.ppf(5e-7, 2**17) < total < stats.chi2.isf(5e-7, 2**17)
 
 
+KINDS = {
+    "flat": clip.Flat(2.5),
+    "per layer": clip.PerLayer({"w": 3.0, "b": 4.0}),
+    "total": clip.PerLayer(total=2.5),
+    "automatic": clip.Automatic(0.1),
+    "adaptive": clip.Adaptive(0.4, initial_norm=0.3, count_stddev=0.7),
+}
+
+
+def assert_noise(transformation, stddev: float) -> None:
+    made, _ = transformation.update(
+        jnp.zeros(2**17), transformation.init(None), key=np.arange(8, dtype=np.uint32)
+    )
+    # As above: chi-square, and one key in a million would fail.
+    total = float((np.asarray(made, np.float64) ** 2).sum()) / stddev**2
+    assert stats.chi2.ppf(5e-7, 2**17) < total < stats.chi2.isf(5e-7, 2**17)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sensitivity"),
+    [("flat", 2.5), ("per layer", 5.0), ("total", 2.5), ("automatic", 1.0)],
+)
+def test_the_noise_is_for_the_sensitivity_of_any_clip(kind, sensitivity):
+    m = make(clip=KINDS[kind])
+    assert m.clip is KINDS[kind]
+    assert m.sum_noise_multiplier == m.noise_multiplier
+    assert m.noise_stddev == pytest.approx(1.1 * sensitivity, rel=1e-12)
+    assert_noise(m.noise(), 1.1 * sensitivity)
+
+
+def test_an_adaptive_clip_leaves_the_sum_more_noise_and_of_the_current_norm():
+    m = make(clip=KINDS["adaptive"])
+    split = (1.1**-2 - 1.4**-2) ** -0.5  # 1.78
+    assert m.noise_multiplier == 1.1
+    assert m.sum_noise_multiplier == pytest.approx(split, rel=1e-12)
+    assert m.noise_stddev == pytest.approx(split * 0.3, rel=1e-12)
+    assert_noise(m.noise(), split * 0.3)
+    for norm in (8.0, np.float32(8), jnp.float32(8)):
+        assert_noise(m.noise(norm), split * 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_accounted_is_the_multiplier_of_all_that_a_step_releases(kind):
+    m = make(clip=KINDS[kind])
+    assert m.event == make().event
+    assert m.epsilon() == make().epsilon()
+
+
+def test_a_norm_for_a_clip_that_does_not_move():
+    with pytest.raises(InputError, match=r"norm is the current bound of clip=Adaptive.*Flat"):
+        make().noise(2.0)
+
+
+def test_the_counts_noise_follows_from_the_batch_size():
+    m = make(clip=clip.Adaptive(), batch_size=100)
+    assert m.clip == clip.Adaptive(count_stddev=5.0)
+    assert make(clip=clip.Adaptive(count_stddev=3.0)).clip.count_stddev == 3.0
+
+
+def test_a_count_that_costs_all_of_a_step():
+    """A twentieth of 10 is 0.5, and its double below 1.1."""
+    message = error_of(clip=clip.Adaptive())
+    assert message.startswith("count_stddev must be above half the noise multiplier, 0.55, got 0.5")
+    # Also where the noise was found for an epsilon, and in a mechanism that is remade.
+    message = error_of(clip=clip.Adaptive(), noise_multiplier=None, epsilon=0.1)
+    assert message.startswith("count_stddev must be above half the noise multiplier")
+    m = make(clip=KINDS["adaptive"])
+    with pytest.raises(InputError, match="count_stddev must be above"):
+        dataclasses.replace(m, noise_multiplier=1.4)
+    with pytest.raises(InputError, match="count_stddev is not known"):
+        dataclasses.replace(m, clip=clip.Adaptive())
+
+
+def test_epsilon_finds_the_noise_of_an_adaptive_clip():
+    settings = {"noise_multiplier": None, "epsilon": 1.0, "batch_size": 100}
+    m, flat = make(clip=clip.Adaptive(), **settings), make(**settings)
+    assert m.noise_multiplier == flat.noise_multiplier
+    assert m.epsilon() == flat.epsilon() <= 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_clip_in_plain_data_and_words(kind):
+    m = make(clip=KINDS[kind])
+    data = m.to_dict()
+    assert data["clip"] == KINDS[kind].to_dict()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert f"gradients {m.clip.describe()}, Gaussian noise" in " ".join(m.statement().split())
+    assert hash(m) == hash(make(clip=KINDS[kind]))
+    assert all(m != make(clip=other) for name, other in KINDS.items() if name != kind)
+
+
+@pytest.mark.parametrize("value", [clip.Automatic, "flat", {"w": 1.0}, [clip.Flat(1.0)]])
+def test_a_clip_that_is_no_rule(value):
+    message = error_of(clip=value)
+    assert message.startswith("clip must be a positive finite number")
+    assert repr(value) in message
+    assert "hushgrad.clip" in message
+
+
 def test_the_cost_depends_on_the_multiplier_not_on_the_clip():
     assert make(clip=0.1).epsilon() == make(clip=10.0).epsilon()
 
@@ -196,6 +295,7 @@ def test_both_or_neither_of_epochs_and_steps():
     assert error_of(steps=None) == "give one of epochs and steps, got epochs=None, steps=None"
 
 
+_OR_A_RULE = "; or a rule from hushgrad.clip, such as Flat(1.0)"
 NOT_POSITIVE = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, True, False, "1", [1.0]]
 
 
@@ -204,7 +304,8 @@ NOT_POSITIVE = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, True, False, "1
 def test_what_must_be_positive(name, value):
     other = {"epsilon": "noise_multiplier", "epochs": "steps"}.get(name)
     changes = {name: value} | ({other: None} if other else {})
-    assert error_of(**changes) == f"{name} must be a positive finite number, got {value!r}"
+    message = f"{name} must be a positive finite number, got {value!r}"
+    assert error_of(**changes).removesuffix(_OR_A_RULE) == message
 
 
 NOT_WHOLE = [0, -3, 2.5, math.nan, math.inf, True, "10", [10], 1j]

@@ -34,13 +34,18 @@ def loss(p, x, y):
 p = {"k": jnp.ones((3, 1, 4)), "w": jnp.ones((4, 4)), "b": jnp.ones(4), "s": jnp.ones(4),
      "wide": jnp.ones((4, 300))}
 x, y = np.ones((20, 5), np.float32), np.ones(20, np.float32)
-for clip in (1.0, hg.clip.Flat(1.0)):
+adaptive = hg.clip.Adaptive(count_stddev=1.0)
+for clip in (1.0, hg.clip.Flat(1.0), hg.clip.Automatic(), hg.clip.PerLayer(1.0), adaptive):
     jax.jit(hg.clipped_grad(loss, clip))(p, x, y, mask=jnp.arange(20) < 7)
+for norm in (2.0, jnp.float32(2)):
+    hg.clipped_grad(loss, adaptive)(p, x, y, norm=norm)
 m = hg.dp_sgd(examples=20, batch_size=5, steps=3, clip=1.0, delta=1e-3, noise_multiplier=1.0)
 seen = []
 run = hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="run", seed=1,
                callback=lambda q: seen.append((q.unprotected_loss, q.epsilon())))
 assert len(seen) == 3 and run.statement() and run.epsilon == m.epsilon()
+m = hg.dp_sgd(examples=20, batch_size=5, steps=3, clip=adaptive, delta=1e-3, noise_multiplier=1.0)
+hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="adaptive", seed=1)
 digits = hg.datasets.load_digits()
 recipes.accuracy(recipes.digits, recipes.digits.init(0), *digits.test)
 recipes.mnist.logits(recipes.mnist.init(0), jnp.ones((28, 28)))

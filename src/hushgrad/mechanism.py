@@ -14,10 +14,11 @@ from typing import Any
 
 import dp_accounting
 import optax
+from jaxtyping import Array, Float
 
 from hushgrad import accounting
 from hushgrad._check import fraction, positive, whole
-from hushgrad.clip import Flat
+from hushgrad.clip import Rule, as_rule
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
 from hushgrad.sampling import Poisson
@@ -34,7 +35,8 @@ class Mechanism:
       batch_size: expected batch size, the public divisor of every sum.
       sampling: how a batch is drawn.
       clip: how each example's gradient is bounded.
-      noise_multiplier: standard deviation of the noise over the sensitivity.
+      noise_multiplier: standard deviation of the noise over the sensitivity, of
+        all that a step releases together.
       steps: number of noisy releases.
       delta: at which epsilon is stated unless another is asked for.
       unit: whose presence is hidden.
@@ -44,7 +46,7 @@ class Mechanism:
     examples: int
     batch_size: int
     sampling: Poisson
-    clip: Flat
+    clip: Rule
     noise_multiplier: float
     steps: int
     delta: float
@@ -52,12 +54,14 @@ class Mechanism:
     neighbouring_relation: str = dataclasses.field(default="add-or-remove-one", init=False)
 
     def __post_init__(self) -> None:
-        for name, kind in (("sampling", Poisson), ("clip", Flat)):
-            if not isinstance(getattr(self, name), kind):
-                raise InputError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        if not isinstance(self.sampling, Poisson):
+            raise InputError(f"sampling must be a Poisson, got {self.sampling!r}")
+        if not isinstance(self.clip, Rule):
+            raise InputError(f"clip must be a rule from hushgrad.clip, got {self.clip!r}")
         positive("noise_multiplier", self.noise_multiplier)
         whole("steps", self.steps, at_least=0)
         fraction("delta", self.delta)
+        self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
 
     @property
     def sampling_rate(self) -> float:
@@ -65,9 +69,18 @@ class Mechanism:
         return self.sampling.sampling_rate
 
     @property
+    def sum_noise_multiplier(self) -> float:
+        """Of the noise on the sum of gradients alone.
+
+        Above `noise_multiplier` where the clip releases a count beside the sum; then
+        the two together have `noise_multiplier`.
+        """
+        return self.clip.sum_noise_multiplier(self.noise_multiplier)
+
+    @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise on the sum of clipped gradients."""
-        return self.noise_multiplier * self.clip.sensitivity
+        """Standard deviation of the noise on the sum, in the first step of an adaptive clip."""
+        return self.sum_noise_multiplier * self.clip.sensitivity
 
     @property
     def event(self) -> dp_accounting.DpEvent:
@@ -91,9 +104,19 @@ class Mechanism:
         """Upper bound on delta at `epsilon` (zero or more)."""
         return accounting.delta(self, epsilon, accountant)
 
-    def noise(self) -> optax.GradientTransformationExtraArgs:
-        """The transformation that makes a clipped sum private."""
-        return gaussian(self.noise_stddev)
+    def noise(
+        self, norm: Float[Array, ""] | float | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """The transformation that makes a clipped sum private.
+
+        Args:
+          norm: what the sum was clipped to by an adaptive clip; its initial norm by
+            default.
+
+        Raises:
+          InputError: if a norm is given and the clip's does not move.
+        """
+        return gaussian(self.sum_noise_multiplier * self.clip.sensitivity_at(norm))
 
     def statement(self) -> str:
         """What the mechanism promises, to whom and against what, in plain words."""
@@ -107,7 +130,7 @@ class Mechanism:
             "examples": self.examples,
             "batch_size": self.batch_size,
             "sampling": {"kind": "poisson", "rate": self.sampling.rate},
-            "clip": {"kind": "flat", "norm": self.clip.norm},
+            "clip": self.clip.to_dict(),
             "noise": {"kind": "gaussian", "noise_multiplier": self.noise_multiplier},
             "steps": self.steps,
             "delta": self.delta,
@@ -125,7 +148,7 @@ def dp_sgd(
     batch_size: int,
     epochs: float | None = None,
     steps: int | None = None,
-    clip: float | Flat = 1.0,
+    clip: float | Rule = 1.0,
     delta: float,
     epsilon: float | None = None,
     noise_multiplier: float | None = None,
@@ -147,14 +170,16 @@ def dp_sgd(
         batch_size / examples.
       epochs: passes over the data, rounded up to whole steps. Or give `steps`.
       steps: number of steps. Or give `epochs`.
-      clip: bound on one example's gradient norm.
+      clip: bound on one example's gradient norm, or a rule from `hushgrad.clip`.
       delta: in (0, 1), well below 1 / examples.
       epsilon: the smallest noise that keeps it is found. Or give `noise_multiplier`.
-      noise_multiplier: noise standard deviation over the clip. Or give `epsilon`.
+      noise_multiplier: noise standard deviation over the clip's sensitivity. Or
+        give `epsilon`.
 
     Raises:
       InputError: if an argument is out of range, or not exactly one of the pairs
-        epsilon / noise_multiplier and epochs / steps is given.
+        epsilon / noise_multiplier and epochs / steps is given, or the noise on an
+        adaptive clip's count is too small beside the noise multiplier.
 
     Warns:
       UserWarning: if delta is above 1 / examples.
@@ -165,7 +190,7 @@ def dp_sgd(
             f"batch_size must be at most the number of examples, got batch_size={batch_size} "
             f"for {examples} examples"
         )
-    clip = clip if isinstance(clip, Flat) else Flat(clip)
+    clip = as_rule(clip).for_batch(batch_size)
     delta = fraction("delta", delta)
     if delta > 1 / examples:
         warnings.warn(

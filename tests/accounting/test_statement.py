@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hushgrad as hg
-from hushgrad import accounting
+from hushgrad import accounting, clip
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -31,6 +31,7 @@ def statements() -> dict[str, str]:
         "whole_run": mechanism().statement(),
         "first_100_steps_seeded": accounting.statement(mechanism(), steps=100, seeded=True),
         "delta_too_large": small.statement(),
+        "adaptive_clip": mechanism(clip=clip.Adaptive(0.6)).statement(),
     }
 
 
@@ -39,7 +40,9 @@ def texts() -> dict[str, str]:
     return statements()
 
 
-@pytest.mark.parametrize("name", ["whole_run", "first_100_steps_seeded", "delta_too_large"])
+@pytest.mark.parametrize(
+    "name", ["whole_run", "first_100_steps_seeded", "delta_too_large", "adaptive_clip"]
+)
 def test_golden(texts, name):
     file = GOLDEN / f"{name}.txt"
     if os.environ.get("HUSHGRAD_WRITE_GOLDEN"):
@@ -56,6 +59,13 @@ def test_it_says_what_the_mechanism_costs(texts):
     assert "expected batch size 256" in text
     assert "add-or-remove-one adjacency" in text
     assert "Poisson sampling" in text
+
+
+def test_another_clip_is_told_and_costs_the_same(texts):
+    text = " ".join(texts["adaptive_clip"].split())
+    assert "starts at 0.1 and follows the 0.6 quantile of their norms" in text
+    assert "noise of deviation 12.8" in text
+    assert f"epsilon = {mechanism().epsilon():.4f}" in text
 
 
 def test_fewer_steps_cost_less(texts):

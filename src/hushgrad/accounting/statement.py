@@ -25,7 +25,7 @@ def statement(mechanism: Mechanism, *, steps: int | None = None, seeded: bool = 
     ran = (
         f"DP-SGD over {m.examples:,} examples: {made:,} steps, Poisson sampling with "
         f"probability {m.sampling_rate:.6g} (expected batch size {m.batch_size:,}), gradients "
-        f"clipped to norm {m.clip.norm:g}, Gaussian noise with multiplier {m.noise_multiplier:.6g}."
+        f"{m.clip.describe()}, Gaussian noise with multiplier {m.noise_multiplier:.6g}."
     )
     protected = (
         f"Protected: whether any one {m.unit} was in the training data "

@@ -45,7 +45,7 @@ class Display:
         m = self._mechanism
         self._console.print(
             f"Training on {name}: {m.examples:,} examples, {m.steps:,} steps of about "
-            f"{m.batch_size} examples,\nclip {m.clip.norm:g}, noise multiplier "
+            f"{m.batch_size} examples,\nclip {m.clip.sensitivity:g}, noise multiplier "
             f"{m.noise_multiplier:.4g}, epsilon {m.epsilon():.4g} at delta {m.delta:g}.\n"
             f"Run directory: {directory}\n"
             "* The loss carries no noise: it is for your eyes, not for publication."

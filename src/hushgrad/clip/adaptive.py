@@ -93,11 +93,11 @@ class Adaptive(Rule):
 
     def describe(self) -> str:
         """The rule after "gradients"."""
-        count = "" if self.count_stddev is None else f" with deviation {self.count_stddev:g}"
+        count = "" if self.count_stddev is None else f" of deviation {self.count_stddev:g}"
         return (
             f"clipped to a norm that starts at {self.initial_norm:g} and follows the "
-            f"{self.quantile:g} quantile of their norms, found by counts with noise{count} that "
-            "are part of what is accounted"
+            f"{self.quantile:g} quantile of their norms (found from counts with noise{count}, part "
+            "of what is accounted)"
         )
 
     def to_dict(self) -> dict[str, Any]:

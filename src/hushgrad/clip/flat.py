@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 from jaxtyping import Array, Float
 
 from hushgrad.clip.rule import Norm, Rule, in_range, shrink
+from hushgrad.errors import InputError
 
 __all__ = ["Flat", "as_rule"]
 
@@ -63,4 +65,11 @@ def as_rule(clip: float | Rule) -> Rule:
     Raises:
       InputError: if `clip` is neither a rule nor a positive number.
     """
-    return clip if isinstance(clip, Rule) else Flat(clip)
+    if isinstance(clip, Rule):
+        return clip
+    if not isinstance(clip, numbers.Real):
+        raise InputError(
+            f"clip must be a positive finite number, got {clip!r}; or a rule from hushgrad.clip, "
+            "such as Flat(1.0)"
+        )
+    return Flat(clip)

@@ -5,5 +5,6 @@ noise swap in one line. A new kind is one file here, listed below.
 """
 
 from hushgrad.noise.gaussian import gaussian
+from hushgrad.noise.normal import COUNT_STREAM, standard_normal
 
-__all__ = ["gaussian"]
+__all__ = ["COUNT_STREAM", "gaussian", "standard_normal"]

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, UInt32
+from jax.core import Tracer
+from jaxtyping import Array, Float, UInt32
 
 from hushgrad._check import positive
 from hushgrad.errors import InputError
@@ -16,7 +17,7 @@ from hushgrad.noise.normal import standard_normal
 __all__ = ["gaussian"]
 
 
-def gaussian(stddev: float) -> optax.GradientTransformationExtraArgs:
+def gaussian(stddev: float | Float[Array, ""]) -> optax.GradientTransformationExtraArgs:
     """Adds independent normal noise to every coordinate of a sum.
 
     ```python
@@ -33,14 +34,17 @@ def gaussian(stddev: float) -> optax.GradientTransformationExtraArgs:
     up to float rounding (Mironov 2012 describes attacks on that rounding).
 
     Args:
-      stddev: standard deviation, in the units of the sum. Leaves that are not
-        numbers with a fraction (integers) pass through unchanged.
+      stddev: standard deviation, in the units of the sum; under `jit` it may be
+        traced, and is then taken as it comes. Leaves that are not numbers with a
+        fraction (integers) pass through unchanged.
 
     Raises:
       InputError: if `stddev` is not positive and finite, `key` is missing or not uint32[8], or
         a leaf is complex.
     """
-    stddev = positive("stddev", stddev)
+    if not isinstance(stddev, Tracer):
+        # The array itself, not its value as a float: that would be another program.
+        positive("stddev", stddev.item() if isinstance(stddev, jax.Array) else stddev)
 
     def init(params: optax.Params) -> optax.OptState:
         del params
@@ -69,11 +73,12 @@ def gaussian(stddev: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _add(leaf: Array, key: Array, stream: int, stddev: float) -> Array:
+def _add(leaf: Array, key: Array, stream: int, stddev: float | Float[Array, ""]) -> Array:
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise InputError(f"updates must be real numbers, got {leaf.dtype}: it would get no noise")
     # Noise in a narrower type would be rounded to a coarse, attackable grid.
     dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-    return leaf.astype(dtype) + stddev * standard_normal(key, stream, leaf.shape, dtype)
+    normals = standard_normal(key, stream, leaf.shape, dtype)
+    return leaf.astype(dtype) + jnp.asarray(stddev, dtype) * normals

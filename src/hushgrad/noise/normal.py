@@ -16,7 +16,10 @@ from jaxtyping import Array, Float, UInt32
 
 from hushgrad.noise.chacha import random_bits
 
-__all__ = ["standard_normal"]
+__all__ = ["COUNT_STREAM", "standard_normal"]
+
+# Of the noise on a step's count of clipped gradients; leaves have the streams from 0 up.
+COUNT_STREAM = 2**32 - 1
 
 
 def standard_normal(

@@ -123,7 +123,7 @@ def train(
                     _check_finite(state, step + 1)
                     checkpoints.save(step + 1, state)
                 if callback is not None:
-                    callback(Progress(step + 1, mechanism, state.params, sums))
+                    callback(Progress(step + 1, mechanism, state.params, state.norm, sums))
             folder.forget_secret()
         elif start < mechanism.steps:
             raise ResumeError(
@@ -156,9 +156,10 @@ class _Job:
         sums = empty_sums(self.clipped, state.params, self._first, self._mask)
         for block in blocks(drawn, self.block_size):
             batch = rows.rows_of(self.data, block.rows)
-            sums = accumulate(self.clipped, state.params, sums, batch, block.mask)
+            sums = accumulate(self.clipped, state.params, sums, batch, block.mask, state.norm)
         key = secret.noise_key(step)
-        return release(self.mechanism, self.optimizer, state, sums.grads, key), sums
+        m, bits = self.mechanism, sums.centred_bits
+        return release(m, self.optimizer, state, sums.grads, bits, key), sums
 
     def trace(self, state: State) -> list[Any]:
         """The whole step, traced; also finds errors in the loss before any is spent."""
@@ -167,11 +168,11 @@ class _Job:
         )
         key = jax.ShapeDtypeStruct((8,), jnp.uint32)
         return [
-            jax.make_jaxpr(lambda s, t, b, m: accumulate(self.clipped, s.params, t, b, m))(
+            jax.make_jaxpr(lambda s, t, b, m: accumulate(self.clipped, s.params, t, b, m, s.norm))(
                 state, sums, self._first, self._mask
             ),
-            jax.make_jaxpr(lambda s, g, k: release(self.mechanism, self.optimizer, s, g, k))(
-                state, sums.grads, key
+            jax.make_jaxpr(lambda s, g, b, k: release(self.mechanism, self.optimizer, s, g, b, k))(
+                state, sums.grads, sums.centred_bits, key
             ),
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from hushgrad import accounting
 from hushgrad.mechanism import Mechanism
@@ -49,11 +49,20 @@ class Progress:
     The numbers named `unprotected_...` carry no noise: they are for the eyes of
     those who hold the data, and publishing them is not covered by the guarantee.
     Reading one waits for the device.
+
+    Attributes:
+      step: how many steps have been made.
+      mechanism: what runs.
+      params: after the step; safe to publish under the statement.
+      norm: what the next step clips to, where an adaptive clip moves it, else None;
+        safe to publish, since it follows from counts with noise.
+      unprotected_sums: of the step.
     """
 
     step: int
     mechanism: Mechanism
     params: PyTree[Array]
+    norm: Float[Array, ""] | None
     unprotected_sums: Sums
 
     @property
@@ -73,7 +82,7 @@ class Progress:
 
     @property
     def unprotected_clipped(self) -> int:
-        """How many of the batch's gradients were clipped."""
+        """How many of the batch's finite gradients were clipped."""
         return int(self.unprotected_sums.clipped)
 
     @property

@@ -12,16 +12,26 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from hushgrad.gradients import ClippedGrad
 from hushgrad.mechanism import Mechanism
+from hushgrad.noise import COUNT_STREAM, standard_normal
 
 __all__ = ["State", "Sums", "accumulate", "empty_sums", "initial_state", "release"]
 
 
 class State(NamedTuple):
-    """What a checkpoint holds."""
+    """What a checkpoint holds.
+
+    Attributes:
+      params: the parameters; may be published.
+      optimizer: the optimizer's state.
+      noise: the noise's state.
+      norm: what the next step clips to, where that moves, else None. Follows from
+        noised counts and may be published.
+    """
 
     params: PyTree[Array]
     optimizer: optax.OptState
     noise: optax.OptState
+    norm: Float[Array, ""] | None
 
 
 class Sums(NamedTuple):
@@ -31,8 +41,9 @@ class Sums(NamedTuple):
       grads: of clipped gradients.
       loss: of the finite losses.
       finite: how many losses are finite.
-      clipped: how many gradients were longer than the clip.
+      clipped: how many finite gradients were scaled down.
       nonfinite: how many gradients were not finite, and so left out.
+      centred_bits: half the number of gradients left whole, less half that of others.
     """
 
     grads: PyTree[Float[Array, "..."]]
@@ -40,6 +51,7 @@ class Sums(NamedTuple):
     finite: Int[Array, ""]
     clipped: Int[Array, ""]
     nonfinite: Int[Array, ""]
+    centred_bits: Float[Array, ""]
 
 
 def initial_state(
@@ -50,7 +62,8 @@ def initial_state(
     Some optimizers begin in the parameters' type and go on in a wider one; a
     checkpoint restored in the first would not repeat the steps after it.
     """
-    state = State(params, optimizer.init(params), mechanism.noise().init(params))
+    norm = mechanism.clip.init()
+    state = State(params, optimizer.init(params), mechanism.noise(norm).init(params), norm)
     grads = jax.tree.map(
         lambda p: (
             jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
@@ -60,8 +73,9 @@ def initial_state(
         params,
     )
     key = jax.ShapeDtypeStruct((8,), jnp.uint32)
+    bits = jax.ShapeDtypeStruct((), jnp.float32)
     after = jax.eval_shape(
-        lambda s, g, k: release(mechanism, optimizer, s, g, k), state, grads, key
+        lambda s, g, b, k: release(mechanism, optimizer, s, g, b, k), state, grads, bits, key
     )
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, after)
 
@@ -72,9 +86,10 @@ def empty_sums(
 ) -> Sums:
     """Sums over no example at all, shaped as `accumulate` needs them."""
     out = jax.eval_shape(clipped_grad, params, *batch, mask=mask)
-    zero = jnp.zeros((), jnp.int32)
+    zero, loss = jnp.zeros((), jnp.int32), jnp.zeros((), out.losses.dtype)
+    bits = jnp.zeros((), out.centred_bits.dtype)
     grads = jax.tree.map(lambda g: jnp.zeros(g.shape, g.dtype), out.grads)
-    return Sums(grads, jnp.zeros((), out.losses.dtype), zero, zero, zero)
+    return Sums(grads, loss, zero, zero, zero, bits)
 
 
 @functools.partial(jax.jit, static_argnames="clipped_grad", donate_argnames="sums")
@@ -84,16 +99,19 @@ def accumulate(
     sums: Sums,
     batch: tuple[Any, ...],
     mask: Bool[Array, " block"],
+    norm: Float[Array, ""] | None = None,
 ) -> Sums:
-    """Adds one block to the sums of a batch."""
-    out = clipped_grad(params, *batch, mask=mask)
+    """Adds one block to the sums of a batch, clipped to `norm` where the clip's moves."""
+    out = clipped_grad(params, *batch, mask=mask, norm=norm)
     good = mask & jnp.isfinite(out.losses)
+    scaled = jnp.sum(mask) / 2 - out.centred_bits  # those that are not finite among them
     return Sums(
         grads=jax.tree.map(jnp.add, sums.grads, out.grads),
         loss=sums.loss + jnp.sum(jnp.where(good, out.losses, 0)),
         finite=sums.finite + jnp.sum(good, dtype=jnp.int32),
-        clipped=sums.clipped + jnp.sum(out.norms > clipped_grad.clip.norm, dtype=jnp.int32),
+        clipped=sums.clipped + scaled.astype(jnp.int32) - out.nonfinite,
         nonfinite=sums.nonfinite + out.nonfinite,
+        centred_bits=sums.centred_bits + out.centred_bits,
     )
 
 
@@ -103,15 +121,25 @@ def release(
     optimizer: optax.GradientTransformation,
     state: State,
     grads: PyTree[Float[Array, "..."]],
+    centred_bits: Float[Array, ""],
     key: UInt32[Array, "8"],
 ) -> State:
     """Adds the step's noise to the sum, divides by the public batch size, and updates.
 
+    The sum was clipped to `state.norm` where the clip's moves; its noise is for that
+    norm, and the norm of the next step follows from the noised count of this one.
+
     Formal guarantee: the new state is a function of the old one and of one Gaussian
-    mechanism with the mechanism's noise multiplier, whatever was in the batch.
+    mechanism with the mechanism's noise multiplier, whatever was in the batch. (See
+    `hushgrad.clip.Adaptive` for the proof where the count is released too; other
+    rules do not look at it.)
     """
-    noisy, noise_state = mechanism.noise().update(grads, state.noise, state.params, key=key)
+    noise = mechanism.noise(state.norm)
+    noisy, noise_state = noise.update(grads, state.noise, state.params, key=key)
+    normal = standard_normal(key, COUNT_STREAM, (), jnp.dtype("float32"))
+    norm = mechanism.clip.update(state.norm, centred_bits, normal, mechanism.batch_size)
     # The expected size, not the drawn one: how many were drawn depends on who is there.
     mean = jax.tree.map(lambda g: g / mechanism.batch_size, noisy)
     updates, optimizer_state = optimizer.update(mean, state.optimizer, state.params)
-    return State(optax.apply_updates(state.params, updates), optimizer_state, noise_state)
+    params = optax.apply_updates(state.params, updates)
+    return State(params, optimizer_state, noise_state, norm)
