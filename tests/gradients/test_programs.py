@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 import hushgrad as hg
+from hushgrad.gradients.inputs import traced
+from hushgrad.gradients.plan import make_plan
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
@@ -244,3 +246,38 @@ def test_narrow_parameters_in_a_loop_are_held_in_float32():
     assert out.grads.dtype == out.norms.dtype == jnp.float32
     grads = np.asarray(jax.vmap(jax.grad(loss), (None, 0))(w, x), np.float64)
     np.testing.assert_allclose(out.norms, np.sqrt((grads**2).sum((1, 2, 3))), rtol=0.02)
+
+
+def test_parameters_beside_and_inside_data(check_exact):
+    def loss(p, x, i):
+        h = jnp.concatenate([p["w"][:1], x, p["b"][None]])
+        h = (
+            h
+            + jnp.pad(p["o"][:, :4], ((1, 3), (0, 0)))
+            + jnp.pad(h, ((0, 0), (1, 0)), constant_values=p["b"][0])[:, 1:]
+        )
+        h = h + jnp.stack([x[i], p["b"]])[1]
+        h = h.at[i].set(p["b"]).at[0].add(p["u"][1])
+        h = lax.dynamic_update_slice(h, p["u"][:2], (i, jnp.zeros_like(i)))
+        return jnp.sum(jnp.sin(h) * jnp.arange(1.0, 5.0))
+
+    check_exact(loss, P, rand(0, 5, 6, 4), jnp.array([0, 1, 2, 3, 7]), clip=0.7)
+
+
+def test_a_parameter_that_a_checkpointed_part_returns_keeps_its_rule(check_exact):
+    part = jax.checkpoint(lambda w, x: (w, jnp.tanh(x @ w), x @ w))
+
+    def loss(p, x):
+        w, h, _ = part(p["w"], x)
+        return jnp.sum(h @ w)
+
+    check_exact(loss, P, rand(0, 5, 6, 4), clip=0.7)
+
+
+def test_what_the_loss_does_not_read_costs_nothing():
+    def loss(p, x):
+        metric = x @ p["w"]
+        return jnp.sum(x @ p["u"]), metric
+
+    program, _ = traced(loss, P, (rand(0, 6, 4),), has_aux=True)
+    assert [site.value for site in make_plan(program).sites] == [program.parameters[2]]

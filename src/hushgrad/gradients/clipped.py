@@ -214,7 +214,7 @@ def _sum(
     coefficients = coefficients_of(squared, slack)
     whole_ones = jnp.all(coefficients >= 1, axis=1) & finite
     coefficients = jnp.where((finite & units)[:, None], coefficients, 0)
-    grads = totals(plan, leaves, passed.taps, built, coefficients)
+    grads = totals(plan, leaves, passed.taps, built, coefficients, jnp.all(finite))
     bits = jnp.where(whole_ones, 0.5, -0.5).astype(squared.dtype)
     return Clipped(
         grads=[

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import primitives as p
 
 from hushgrad.gradients.program import Kind, Op, Program
 from hushgrad.gradients.rules.lookup import positions
@@ -130,7 +129,7 @@ class Paths:
     def _step(self, op: Op, value: int, sources: list[Path]) -> Path | None:
         """The path after one operation that moves entries, or None for any other."""
         name = op.primitive.name
-        if name == "concatenate":
+        if name in {"concatenate", "stack"}:
             return self._concatenated(op, sources)
         if len(sources) != 1:
             return None
@@ -198,7 +197,7 @@ class Paths:
 
     def _selected(self, op: Op, moved: Path) -> Path | None:
         """A lookup whose indices are constants: it keeps norms if no entry is read twice."""
-        if op.primitive is p.dynamic_slice_p and not op.mapped:
+        if op.primitive.name == "dynamic_slice" and not op.mapped:
             return moved
         repeated = dataclasses.replace(moved, keeps_norm=False)
         size = sum(self._size(v) for v in op.inputs[1:])

@@ -163,9 +163,13 @@ def _sites(program: Program) -> list[Site]:
                 direct.setdefault(top, Site(top, top, rules.Direct(top, why)))
 
     for node, within in walk(program.ops):
+        if not program.live.intersection(node.outputs):
+            continue
         if isinstance(node, Loop):
-            fall_back(node.initial, "the start of a loop")
-            fall_back((*node.after, *node.stacked), "the result of a loop")
+            start = zip(node.initial, node.carry, strict=True)
+            fall_back([v for v, inner in start if inner in program.live], "the start of a loop")
+            results = [v for v in (*node.after, *node.stacked) if v in program.live]
+            fall_back(results, "the result of a loop")
         elif isinstance(node, Remat):
             fall_back(node.inner, "the result of a checkpointed part")
         elif any(program.kinds[value] is Kind.DATA for value in node.outputs):

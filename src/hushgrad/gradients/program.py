@@ -203,6 +203,13 @@ class Program:
         loops = [node for node, _ in walk(self.ops) if isinstance(node, Loop)]
         return {inner: outer for loop in loops for outer, inner in loop.slices}
 
+    @functools.cached_property
+    def live(self) -> frozenset[int]:
+        """All values, in regions too, that the loss may depend on."""
+        live = {self.loss}
+        _mark(self.ops, live)
+        return frozenset(live)
+
     def ancestors(self, values: Iterable[int], known: Iterable[int] = ()) -> set[int]:
         """All values at the top that `values` are computed from, themselves included.
 
@@ -232,3 +239,35 @@ class Program:
             if isinstance(op, Op) and needed.intersection(op.outputs):
                 env.update(zip(op.outputs, bind(op, *(env[i] for i in op.inputs)), strict=True))
         return [env[v] for v in values]
+
+
+def _mark(nodes: Sequence[Node], live: set[int]) -> None:
+    """Adds what `live` values are computed from, going backwards."""
+    for node in reversed(nodes):
+        if not live.intersection(node.outputs):
+            continue
+        if isinstance(node, Op):
+            live.update(node.inputs)
+        elif isinstance(node, Remat):
+            pairs = zip(node.inner, node.outputs, strict=True)
+            live.update(inner for inner, outer in pairs if outer in live)
+            _mark(node.ops, live)
+        else:
+            _mark_loop(node, live)
+
+
+def _mark_loop(loop: Loop, live: set[int]) -> None:
+    count = len(loop.carry)
+    results = zip(loop.stacked, loop.outputs[count:], strict=True)
+    live.update(inner for inner, outer in results if outer in live)
+    turns = zip(loop.carry, loop.after, loop.initial, loop.outputs[:count], strict=True)
+    carried = list(turns)
+    live.update(after for _, after, _, outer in carried if outer in live)
+    while True:
+        before = len(live)
+        _mark(loop.ops, live)
+        live.update(after for inner, after, _, _ in carried if inner in live)
+        if len(live) == before:
+            break
+    live.update(initial for inner, _, initial, _ in carried if inner in live)
+    live.update(outer for outer, inner in loop.slices if inner in live)

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from hushgrad.gradients.execute import Tap
 from hushgrad.gradients.paths import bind_any_dtype
 from hushgrad.gradients.plan import Cluster, Plan, Site, Way
 from hushgrad.gradients.program import Op
 from hushgrad.gradients.rules import Factors, Rule
-from hushgrad.gradients.rules.contraction import ghost_norm, sum_error
+from hushgrad.gradients.rules.contraction import FULL, ghost_norm, sum_error
 
 __all__ = ["Norms", "per_example", "totals"]
 
@@ -68,36 +69,52 @@ def totals(
     taps: Sequence[Tap],
     built: dict[int, list[Array]],
     coefficients: Float[Array, "units parts"],
+    clean: Bool[Array, ""],
 ) -> list[Float[Array, "..."] | None]:
     """The weighted sum of the units' gradients for every parameter.
 
     A coefficient of zero means exactly no contribution, whatever the unit's numbers
-    are: its records and gradients are replaced, since 0 * NaN is NaN.
+    are. Where some are not finite, records and gradients are replaced, since 0 * NaN
+    is NaN; where all are (`clean`), that costs nothing.
     """
-    out: list[Any] = [None] * len(leaves)
+    out: dict[int, Array] = {}
     sites: list[int] = []
     cotangents: list[Array] = []
     for number, cluster in enumerate(plan.clusters):
         if cluster.way is Way.PULLED:
             for parameter, gradient in zip(cluster.parameters, built[number], strict=True):
                 c = coefficients[:, plan.parts[parameter]]
-                total = jnp.sum(_scaled(gradient, c), axis=0)
-                out[parameter] = total if out[parameter] is None else out[parameter] + total
+                _add(out, parameter, _weighted(gradient, c, clean))
             continue
         c = coefficients[:, cluster.part]
+        sites.extend(cluster.sites)
         if cluster.way is Way.KEPT:
-            sites.append(cluster.sites[0])
-            cotangents.append(jnp.sum(_scaled(built[number][0], c), axis=0))
-            continue
-        for i in cluster.sites:
-            sites.append(i)
-            cotangents.append(_total(plan.sites[i], taps[i], c))
+            cotangents.append(_weighted(built[number][0], c, clean))
+        else:
+            cotangents.extend(_total(plan.sites[i], taps[i], c, clean) for i in cluster.sites)
     parameters = sorted({p for i in sites for p in plan.paths[plan.sites[i].value].parameters})
     gradients = _pull_back(plan, sites, parameters, leaves, cotangents)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        total = out[parameter]
-        out[parameter] = gradient if total is None else total + gradient
-    return out
+        _add(out, parameter, gradient)
+    return [out.get(parameter) for parameter in range(len(leaves))]
+
+
+def _add(sums: dict[int, Array], parameter: int, more: Array) -> None:
+    sums[parameter] = sums[parameter] + more if parameter in sums else more
+
+
+def _weighted(
+    gradients: Float[Array, "units ..."], coefficients: Float[Array, " units"], clean: Any
+) -> Float[Array, "..."]:
+    """The weighted sum of gradients that are there."""
+
+    def run(gradients: Array, c: Array) -> Array:
+        return jnp.tensordot(c.astype(gradients.dtype), gradients, 1, precision=FULL)
+
+    def guarded(gradients: Array, c: Array) -> Array:
+        return run(_only(gradients, c != 0), c)
+
+    return lax.cond(clean, run, guarded, gradients, coefficients)
 
 
 def _ghost(plan: Plan, cluster: Cluster, taps: Sequence[Tap]) -> tuple[Array, Array]:
@@ -138,23 +155,29 @@ def _pulled(
     )(at_sites)
 
 
-def _total(site: Site, tap: Tap, coefficients: Float[Array, " units"]) -> Float[Array, "..."]:
+def _total(
+    site: Site, tap: Tap, coefficients: Float[Array, " units"], clean: Any
+) -> Float[Array, "..."]:
     """The weighted sum of all gradients by the value at a site."""
-    records, gradient = tap
-    # The product is scaled by scaling the smaller factor.
-    if records and records[0].size < gradient.size and not _integers(records[0]):
-        records = (_scaled(records[0], coefficients), *records[1:])
-        gradient = _only(gradient, coefficients != 0)
-    else:
-        records = tuple(_only(r, coefficients != 0) for r in records)
-        gradient = _scaled(gradient, coefficients)
+
+    def run(tap: Tap, c: Array) -> Array:
+        records, gradient = tap
+        # The product is scaled by scaling its smaller factor.
+        if records and records[0].size < gradient.size and not _integers(records[0]):
+            records = (_scaled(records[0], c), *records[1:])
+        else:
+            gradient = _scaled(gradient, c)
+        out = jax.vmap(total, in_axes=(1, 1))(records, gradient)
+        return out.reshape(*site.slices, *out.shape[1:])
+
+    def guarded(tap: Tap, c: Array) -> Array:
+        return run(jax.tree.map(lambda x: _only(x, c != 0), tap), c)
 
     def total(records: tuple[Array, ...], gradient: Array) -> Array:
         flat = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in (*records, gradient)]
         return site.rule.total(tuple(flat[:-1]), flat[-1])
 
-    out = jax.vmap(total, in_axes=(1, 1))(records, gradient)
-    return out.reshape(*site.slices, *out.shape[1:])
+    return lax.cond(clean, run, guarded, tap, coefficients)
 
 
 def _pull_back(
@@ -201,8 +224,7 @@ def _forward(
 
 
 def _scaled(x: Array, coefficients: Float[Array, " units"]) -> Array:
-    c = coefficients.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
-    return jnp.where(c != 0, x * c, 0)
+    return x * coefficients.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
 
 
 def _only(x: Array, keep: Array) -> Array:

@@ -295,13 +295,16 @@ class _Builder:
         results = self.inline(
             inner, getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ()), args
         )
-        outputs = [self.value(var.aval, Kind.DATA, frame) for var in eqn.outvars]
+        made = [i for i, value in enumerate(results) if self.frames[value] is inner]
+        outputs = list(results)  # what is only passed through is still the same value
+        for i in made:
+            outputs[i] = self.value(eqn.outvars[i].aval, Kind.DATA, frame)
         frame.ops.append(
             Remat(
                 number=self.region(),
                 ops=tuple(inner.ops),
-                inner=tuple(results),
-                outputs=tuple(outputs),
+                inner=tuple(results[i] for i in made),
+                outputs=tuple(outputs[i] for i in made),
                 policy=eqn.params["policy"],
                 prevent_cse=eqn.params["prevent_cse"],
             )
