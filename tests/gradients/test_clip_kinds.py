@@ -313,7 +313,7 @@ def test_a_norm_goes_with_no_other_kind(kind):
 def test_a_norm_that_cannot_be_used(norm):
     loss, params, x, _ = MODELS["layers"]
     clipped = hg.clipped_grad(loss, Adaptive(initial_norm=1.0))
-    with pytest.raises(InputError, match="^norm must "):
+    with pytest.raises(InputError, match=r"^norm must "):
         clipped(params, x, norm=norm)
     out = run("layers", "adaptive", params, x)
     assert size(out.grads) > 0

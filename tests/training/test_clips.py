@@ -18,6 +18,8 @@ KINDS = {
     "automatic": Automatic(0.1),
     "adaptive": ADAPTIVE,
     "one part": PerLayer(2.0),
+    "per layer": PerLayer({"w": 4.0, "b": 0.5}),
+    "total": PerLayer(total=3.0),
 }
 
 
@@ -35,12 +37,17 @@ def drawn(m, step: int) -> np.ndarray:
     return m.sampling.draw(EXAMPLES, RunSecret.from_seed(3).sampling_generator(step))
 
 
-FACTORS = {
-    "flat": lambda norms: np.minimum(1, 2 / norms),
-    "automatic": lambda norms: 1 / (norms + 0.1),
-    "adaptive": lambda norms: np.minimum(1, 2 / norms),
-    "one part": lambda norms: np.minimum(1, 2 / norms),
-}
+def factors(kind: str, rows: np.ndarray) -> np.ndarray:
+    """Of each number of the examples' gradients, or one for each example."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if kind == "automatic":
+        return 1 / (norms + 0.1)
+    bounds = {"per layer": (0.5, 4), "total": (3 / np.sqrt(2), 3 / np.sqrt(2))}.get(kind)
+    if bounds is None:
+        return np.minimum(1, 2 / norms)
+    bias, weights = np.abs(rows[:, :1]), np.linalg.norm(rows[:, 1:], axis=1, keepdims=True)
+    b, w = np.minimum(1, bounds[0] / bias), np.minimum(1, bounds[1] / weights)
+    return np.concatenate([b, np.repeat(w, rows.shape[1] - 1, axis=1)], axis=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,11 +56,10 @@ def test_a_step_without_noise_is_the_mean_of_what_the_rule_makes(train, data, pa
     seen = []
     run = train(mechanism=m, optimizer=optax.sgd(1.0), seed=3, callback=seen.append)
     rows = gradients(params, *(a[drawn(m, 0)] for a in data))
-    factors = FACTORS[kind](np.linalg.norm(rows, axis=1))
-    np.testing.assert_allclose(
-        flat(params) - flat(run.params), (factors[:, None] * rows).sum(0) / 12, atol=1e-5
-    )
-    assert 0 < seen[0].unprotected_clipped == (factors < 1).sum() < len(rows)
+    scale = factors(kind, rows)
+    moved = flat(params) - flat(run.params)
+    np.testing.assert_allclose(moved, (scale * rows).sum(0) / 12, atol=1e-5)
+    assert 0 < seen[0].unprotected_clipped == (scale < 1).any(axis=1).sum() <= len(rows)
     assert (seen[0].norm is None) == (kind != "adaptive")
 
 
