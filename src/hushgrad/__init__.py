@@ -11,7 +11,7 @@ print(run.statement())
 
 from hushgrad import accounting, clip, datasets, errors, noise, sampling
 from hushgrad._version import __version__
-from hushgrad.gradients import clipped_grad
+from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism, dp_sgd
 from hushgrad.training import Progress, Run, train
 
@@ -21,11 +21,13 @@ __all__ = [
     "Run",
     "__version__",
     "accounting",
+    "check",
     "clip",
     "clipped_grad",
     "datasets",
     "dp_sgd",
     "errors",
+    "explain",
     "noise",
     "sampling",
     "train",

@@ -27,16 +27,18 @@ def in_chunks(
     over devices keeps all of them at work in each.
     """
     size = len(keep)
-    units, per_chunk = size // group, chunk // group
-    count = math.ceil(units / per_chunk)
-    per_chunk = math.ceil(units / count)
+    units = size // group
+    count, per_chunk = _split(units, chunk // group)
     padding = (count * per_chunk - units) * group
 
     def spread(x: Array) -> Array:
-        # Padding repeats the first rows, which the mask then leaves out.
-        x = jnp.concatenate([x, x[:padding]]) if padding <= size else _repeated(x, padding)
-        x = x.reshape(per_chunk, count, group, *x.shape[1:])
-        return jnp.swapaxes(x, 0, 1).reshape(count, per_chunk * group, *x.shape[3:])
+        if padding:  # repeats rows, which the mask then leaves out
+            x = jnp.concatenate([x, jnp.resize(x, (padding, *x.shape[1:]))])
+        return x.reshape(per_chunk, count, group, *x.shape[1:])
+
+    def chosen(x: Array, number: Array) -> Array:
+        x = lax.dynamic_index_in_dim(x, number, axis=1, keepdims=False)
+        return x.reshape(per_chunk * group, *x.shape[2:])
 
     def together(x: Array, each: int) -> Array:
         x = x.reshape(count, per_chunk, each, *x.shape[2:])
@@ -44,23 +46,21 @@ def in_chunks(
         return x.reshape(count * per_chunk * each, *x.shape[3:])[: units * each]
 
     rows = [spread(x) for x in data]
-    mask = spread(jnp.concatenate([keep, jnp.zeros(padding, bool)])[:size])
-    if padding:
-        real = jnp.arange(count * per_chunk * group) < size
-        order = real.reshape(per_chunk, count, group)
-        mask = mask & jnp.swapaxes(order, 0, 1).reshape(count, -1)
+    real = jnp.arange(size + padding) < size
+    mask = spread(keep) & real.reshape(per_chunk, count, group)
 
-    def turn(sums: Any, chunk: Any) -> Any:
-        out = one(*chunk)
+    def turn(sums: Any, number: Array) -> Any:
+        out = one([chosen(x, number) for x in rows], chosen(mask, number))
         added = (out.grads, out.nonfinite, out.centred_bits)
         return jax.tree.map(jnp.add, sums, added), (out.norms, out.losses, out.aux)
 
-    shapes = jax.eval_shape(one, [x[0] for x in rows], mask[0])
+    first = jnp.zeros((), jnp.int32)
+    shapes = jax.eval_shape(one, [chosen(x, first) for x in rows], chosen(mask, first))
     start = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype),
         (shapes.grads, shapes.nonfinite, shapes.centred_bits),
     )
-    (grads, nonfinite, bits), (norms, losses, aux) = lax.scan(turn, start, (rows, mask))
+    (grads, nonfinite, bits), (norms, losses, aux) = lax.scan(turn, start, jnp.arange(count))
     return shapes._replace(
         grads=grads,
         norms=together(norms, 1),
@@ -71,5 +71,8 @@ def in_chunks(
     )
 
 
-def _repeated(x: Array, more: int) -> Array:
-    return jnp.concatenate([x, jnp.resize(x, (more, *x.shape[1:]))])
+def _split(units: int, most: int) -> tuple[int, int]:
+    """How many chunks of which size: none larger than `most`, all alike if that is near."""
+    count = math.ceil(units / most)
+    even = next((n for n in range(count, min(2 * count, units) + 1) if units % n == 0), count)
+    return even, math.ceil(units / even)

@@ -73,7 +73,10 @@ def expand(op: Op, avals: list[Any]) -> Expanded | None:
     The latter are rules for the backward pass that cannot be transposed, for instance
     those that clip the gradient: they are differentiated as they are, per example.
     """
-    moving = tuple(i for i, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, np.inexact))
+    consts = op.params.get("num_consts", 0)  # closed-over arrays: not differentiated
+    moving = tuple(
+        i for i, aval in enumerate(avals) if i >= consts and jnp.issubdtype(aval.dtype, np.inexact)
+    )
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
 
     def call(inputs: list[Any], chosen: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -103,6 +106,6 @@ def expand(op: Op, avals: list[Any]) -> Expanded | None:
 
     try:
         jaxpr = jax.make_jaxpr(both)(shapes, tuple(shapes[i] for i in moving))
-    except (NotImplementedError, TypeError, ValueError, AssertionError):
-        return None  # what JAX raises for a backward pass that is not linear
+    except Exception:  # JAX raises many kinds for a backward pass that is not linear
+        return None
     return Expanded(jaxpr, moving, moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,28 +64,28 @@ def run_taps(
     shared = _shared(plan, leaves)
     origins = sorted({plan.source(v)[0] for site in plan.sites for v in site.recorded})
 
-    def forward(zeros: list[Array], example: list[Any]) -> tuple[Any, Any]:
+    def forward(zeros: Values, example: list[Any]) -> tuple[Any, Any]:
         env = {**shared, **dict(zip(program.data, example, strict=True))}
         plain: Values = {}
-        for value, number in plan.direct.items():
+        for value in plan.direct:
             plain[value] = env[value]
-            env[value] = _tap(env[value], zeros[number])
-        collected = _Run(plan, dict(enumerate(zeros)), inner=False).nodes(program.ops, env, plain)
+            env[value] = _tap(env[value], zeros[value])
+        collected = _Run(plan, zeros, inner=False).nodes(program.ops, env, plain)
         records = {v: plain.get(v, collected.get(v, env.get(v))) for v in origins}
         return env[program.loss], (records, [env[v] for v in program.aux])
 
-    zeros = [_zero(plan, site) for site in plan.sites]
+    zeros = {value: _zero(plan, value) for value in plan.taps}
     step = jax.vmap(jax.value_and_grad(forward, has_aux=True), in_axes=(None, 0))
     (losses, (records, aux)), gradients = step(zeros, list(data))
     if plan.group > 1:
         records = {v: _masked(x, keep) for v, x in records.items()}
-        gradients = [_masked(g, keep) / plan.group for g in gradients]
+        gradients = {v: _masked(g, keep) / plan.group for v, g in gradients.items()}
     taps = [
         Tap(
             tuple(_arranged(plan, site, records[plan.source(v)[0]], v) for v in site.recorded),
-            _arranged(plan, site, gradient),
+            _arranged(plan, site, gradients[site.tap]),
         )
-        for site, gradient in zip(plan.sites, gradients, strict=True)
+        for site in plan.sites
     ]
     return Passed(losses, aux, taps)
 
@@ -100,9 +100,9 @@ def _tap(value: Array, zero: Array) -> Array:
 _tap.defjvp(lambda primals, tangents: (primals[0], tangents[0] + tangents[1]))
 
 
-def _zero(plan: Plan, site: Site) -> Array:
-    aval = plan.program.avals[site.tap]
-    return jnp.zeros((*(length for _, length, _ in site.loops), *aval.shape), aval.dtype)
+def _zero(plan: Plan, value: int) -> Array:
+    aval = plan.program.avals[value]
+    return jnp.zeros((*plan.taps[value], *aval.shape), aval.dtype)
 
 
 def _shared(plan: Plan, leaves: Sequence[Any]) -> Values:
@@ -126,10 +126,10 @@ class _Run:
 
     Attributes:
       plan: which sites there are.
-      taps: the zeros for the sites in reach, by their number.
+      taps: the zeros for the tapped values in reach.
     """
 
-    def __init__(self, plan: Plan, taps: Mapping[int, Any], inner: bool = True) -> None:
+    def __init__(self, plan: Plan, taps: Values, inner: bool = True) -> None:
         self._plan = plan
         self._taps = taps
         self._inner = inner  # at the top, what does not depend on the example is known
@@ -157,21 +157,20 @@ class _Run:
         return collected
 
     def _op(self, op: Op, env: Values, plain: Values) -> None:
-        number = self._plan.ruled.get(op.outputs[0])
         program = self._plan.program
         # A rule's parameter is a constant; only operations without one see it tapped.
-        seen = env if number is None else {**env, **plain}
+        seen = {**env, **plain} if op.outputs[0] in self._plan.ruled else env
         args = [seen[v] for v in op.inputs]
-        lowered = lowerings.find(op, [program.avals[v] for v in op.inputs], self._backend)
+        lowered = lowerings.find(op, tuple(program.avals[v] for v in op.inputs), self._backend)
         out = op.bind(*args) if lowered is None else lowered(*args)
-        if number is not None:
-            out = (_tap(out[0], self._taps[number]),)
-        env.update(zip(op.outputs, out, strict=True))
+        for value, result in zip(op.outputs, out, strict=True):
+            tap = self._taps.get(value)
+            env[value] = result if tap is None else _tap(result, tap)
 
-    def _inside(self, region: int) -> dict[int, Any]:
-        """The taps of the sites inside a region."""
-        sites = self._plan.sites
-        return {i: tap for i, tap in self._taps.items() if region in sites[i].within}
+    def _inside(self, region: int) -> Values:
+        """The taps of the values inside a region."""
+        home = self._plan.program.home
+        return {v: tap for v, tap in self._taps.items() if region in home.get(v, ())}
 
     def _handed_out(self, region: int, env: Values, deeper: Values) -> Values:
         wanted = self._plan.collected.get(region, ())
@@ -203,7 +202,7 @@ class _Run:
         return handed
 
     def _remat(self, remat: Remat, env: Values, plain: Values) -> Values:
-        def run(taps: dict[int, Any], env: Values, plain: Values) -> tuple[list[Any], Values]:
+        def run(taps: Values, env: Values, plain: Values) -> tuple[list[Any], Values]:
             local = dict(env)
             deeper = _Run(self._plan, taps).nodes(remat.ops, local, plain)
             handed = self._handed_out(remat.number, local, deeper)

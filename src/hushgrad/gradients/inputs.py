@@ -15,7 +15,7 @@ from hushgrad.gradients.program import Program
 from hushgrad.gradients.state import watched
 from hushgrad.gradients.trace import trace
 
-__all__ = ["batch_mask", "batch_size", "flat_params", "traced"]
+__all__ = ["batch_mask", "batch_size", "flat_params", "parameter_name", "traced"]
 
 
 def flat_params(params: PyTree) -> tuple[list[Array], Any]:
@@ -34,6 +34,11 @@ def flat_params(params: PyTree) -> tuple[list[Array], Any]:
                 "two parameters"
             )
     return [jnp.asarray(leaf) for _, leaf in leaves], jax.tree.structure(params)
+
+
+def parameter_name(path: Any) -> str:
+    """Where a parameter stands, readable: `blocks.0.norm.scale`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".") or "params"
 
 
 def traced(

@@ -13,10 +13,19 @@ import numpy as np
 from hushgrad.gradients.program import Kind, Op, Program
 from hushgrad.gradients.rules.lookup import positions
 
-__all__ = ["Path", "Paths", "Region", "bind_any_dtype", "disjoint"]
+__all__ = ["Path", "Paths", "Region", "disjoint"]
 
 # They change neither the numbers nor their places, only the type.
-_CASTS = frozenset({"convert_element_type", "copy", "departure", "optimization_barrier"})
+_CASTS = frozenset(
+    {
+        "convert_element_type",
+        "copy",
+        "departure",
+        "optimization_barrier",
+        "reduce_precision",
+        "sharding_constraint",
+    }
+)
 _MOVES = frozenset({"reshape", "squeeze", "expand_dims", "rev", "neg"})
 _LARGEST_INDEX = 1 << 22  # constant lookups with more indices are not looked into
 
@@ -138,6 +147,10 @@ class Paths:
         if name in _CASTS:
             return source if len(op.inputs) == 1 else None
         moved = dataclasses.replace(source, frame=None)
+        if name in {"add", "sub"} and self._shifted(op, value):
+            return moved if name == "sub" else source
+        if name == "tile":
+            return dataclasses.replace(moved, keeps_norm=False)
         if name in _MOVES:
             return moved
         if name == "transpose":
@@ -213,10 +226,28 @@ class Paths:
         ids = ids[ids >= 0]
         return moved if len(np.unique(ids)) == ids.size else repeated
 
+    def _shifted(self, op: Op, value: int) -> bool:
+        """A sum of parameters and constants, of which the former are as large as the sum."""
+        parameter = op.inputs[self._parameter(op)]
+        return not op.mapped and self._size(parameter) == self._size(value)
+
+    def _parameter(self, op: Op) -> int:
+        kinds = [self._program.kinds[v] for v in op.inputs]
+        return kinds.index(Kind.PARAMETER)
+
     def _size(self, value: int) -> int:
         return math.prod(self._program.avals[value].shape)
 
+    def bind(self, op: Op, *args: Any) -> tuple[Any, ...]:
+        """Runs a step of a path that only moves entries, with its derivative, in any dtype.
 
-def bind_any_dtype(op: Op, *args: Any) -> tuple[Any, ...]:
-    """Runs an operation that moves entries in the dtype of its input: casts are passed over."""
-    return args if op.primitive.name in _CASTS else op.bind(*args)
+        Casts are passed over, and constants that are added.
+        """
+        name = op.primitive.name
+        if name in _CASTS:
+            return args
+        if name not in {"add", "sub"}:
+            return op.bind(*args)
+        which = self._parameter(op)
+        out = args[which].reshape(self._program.avals[op.outputs[0]].shape)
+        return (-out if name == "sub" and which == 1 else out,)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hushgrad.gradients import rules
 from hushgrad.gradients.paths import Paths, disjoint
-from hushgrad.gradients.program import Kind, Loop, Op, Program, Remat, walk
+from hushgrad.gradients.program import Kind, Loop, Node, Op, Program, Remat, walk
 from hushgrad.gradients.rules.contraction import prefers_ghost
 
 __all__ = ["Cluster", "Plan", "Site", "Way", "make_plan"]
@@ -23,8 +23,10 @@ class Site:
 
     Attributes:
       value: the parameter, or what was computed from parameters alone, at the top.
-      tap: the value whose gradient is taken: the operation's output where a rule
-        holds, the parameter value itself where none does.
+      output: the operation's output where a rule holds, the parameter value itself
+        where none does.
+      tap: the value whose gradient is taken. It is that of the output: either the same,
+        or one that the output is only added into, which several sites then share.
       rule: how the parameter's gradient follows from the tap's.
       recorded: the values that the rule needs beside it.
       within: the regions that the operation stands in, outermost first.
@@ -33,6 +35,7 @@ class Site:
     """
 
     value: int
+    output: int
     tap: int
     rule: rules.Rule | rules.Direct
     recorded: tuple[int, ...] = ()
@@ -102,14 +105,19 @@ class Plan:
     group: int
 
     @functools.cached_property
-    def ruled(self) -> Mapping[int, int]:
-        """The site at each tapped output of an operation."""
-        return {s.tap: i for i, s in enumerate(self.sites) if isinstance(s.rule, rules.Rule)}
+    def ruled(self) -> frozenset[int]:
+        """Outputs of the operations that a rule holds for."""
+        return frozenset(s.output for s in self.sites if isinstance(s.rule, rules.Rule))
 
     @functools.cached_property
-    def direct(self) -> Mapping[int, int]:
-        """The site at each tapped value of parameters."""
-        return {s.value: i for i, s in enumerate(self.sites) if isinstance(s.rule, rules.Direct)}
+    def direct(self) -> tuple[int, ...]:
+        """Values of parameters that are tapped themselves."""
+        return tuple(s.value for s in self.sites if isinstance(s.rule, rules.Direct))
+
+    @functools.cached_property
+    def taps(self) -> Mapping[int, tuple[int, ...]]:
+        """Lengths of the loops around each tapped value."""
+        return {s.tap: tuple(length for _, length, _ in s.loops) for s in self.sites}
 
     @functools.cached_property
     def collected(self) -> Mapping[int, tuple[int, ...]]:
@@ -154,26 +162,29 @@ def make_plan(program: Program, parts: Sequence[int] | None = None, group: int =
 
 def _sites(program: Program) -> list[Site]:
     ruled: list[Site] = []
+    readers = _readers(program)
     direct: dict[int, Site] = {}
 
-    def fall_back(values: Sequence[int], why: str) -> None:
+    def fall_back(values: Sequence[int], why: str, least: bool = False) -> None:
         for value in values:
             if program.kinds[value] is Kind.PARAMETER:
                 top = program.views.get(value, (value, ()))[0]
-                direct.setdefault(top, Site(top, top, rules.Direct(top, why)))
+                direct.setdefault(top, Site(top, top, top, rules.Direct(top, why, least)))
 
     for node, within in walk(program.ops):
         if not program.live.intersection(node.outputs):
             continue
         if isinstance(node, Loop):
             start = zip(node.initial, node.carry, strict=True)
-            fall_back([v for v, inner in start if inner in program.live], "the start of a loop")
+            fall_back(
+                [v for v, inner in start if inner in program.live], "the start of a loop", True
+            )
             results = [v for v in (*node.after, *node.stacked) if v in program.live]
-            fall_back(results, "the result of a loop")
+            fall_back(results, "the result of a loop", True)
         elif isinstance(node, Remat):
             fall_back(node.inner, "the result of a checkpointed part")
         elif any(program.kinds[value] is Kind.DATA for value in node.outputs):
-            site = _ruled(program, node, within)
+            site = _ruled(program, node, within, readers)
             if site is not None:
                 ruled.append(site)
             else:
@@ -182,7 +193,37 @@ def _sites(program: Program) -> list[Site]:
     return ruled + list(direct.values())
 
 
-def _ruled(program: Program, op: Op, within: tuple[int, ...]) -> Site | None:
+def _readers(program: Program) -> Mapping[int, list[Node]]:
+    """Which operations and regions, of those that the loss depends on, read each value."""
+    readers: dict[int, list[Node]] = {}
+    for node, _ in walk(program.ops):
+        if program.live.intersection(node.outputs):
+            for value in node.inputs:
+                readers.setdefault(value, []).append(node)
+    return readers
+
+
+def _same_gradient(program: Program, value: int, readers: Mapping[int, list[Node]]) -> int:
+    """The last value of a chain of sums that begins with `value` and goes nowhere else."""
+    while value != program.loss:
+        (reader, *others) = readers.get(value, [None])
+        if others or not isinstance(reader, Op):
+            return value
+        adds = reader.primitive.name == "add" or (
+            reader.primitive.name == "sub" and reader.inputs[0] == value
+        )
+        (out, *_) = reader.outputs
+        same = program.home.get(out, ()) == program.home.get(value, ())
+        before, after = program.avals[value], program.avals[out]
+        if not adds or not same or (before.shape, before.dtype) != (after.shape, after.dtype):
+            return value
+        value = out
+    return value
+
+
+def _ruled(
+    program: Program, op: Op, within: tuple[int, ...], readers: Mapping[int, list[Node]]
+) -> Site | None:
     positions = [i for i, v in enumerate(op.inputs) if program.kinds[v] is Kind.PARAMETER]
     if len(positions) != 1:
         return None
@@ -196,7 +237,8 @@ def _ruled(program: Program, op: Op, within: tuple[int, ...]) -> Site | None:
     sliced = (*sliced, *(False for _ in range(len(loops) - len(sliced))))
     return Site(
         value=value,
-        tap=op.outputs[0],
+        output=op.outputs[0],
+        tap=_same_gradient(program, op.outputs[0], readers),
         rule=rule,
         recorded=tuple(op.inputs[i] for i in rule.recorded),
         within=within,

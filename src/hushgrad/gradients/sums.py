@@ -11,7 +11,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from hushgrad.gradients.execute import Tap
-from hushgrad.gradients.paths import bind_any_dtype
 from hushgrad.gradients.plan import Cluster, Plan, Site, Way
 from hushgrad.gradients.program import Op
 from hushgrad.gradients.rules import Factors, Rule
@@ -195,7 +194,7 @@ def _pull_back(
     if all(plan.paths[value].shape_only for value in values):
         dtype = jnp.result_type(*cotangents)
         chosen = [x.astype(dtype) for x in chosen]
-        forward = _forward(plan, values, parameters, leaves, bind_any_dtype)
+        forward = _forward(plan, values, parameters, leaves, plan.paths.bind)
     else:
         dtype = jnp.result_type(jnp.float32, *chosen)
         forward = _forward(plan, values, parameters, leaves, Op.bind)

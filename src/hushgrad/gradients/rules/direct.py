@@ -16,7 +16,12 @@ class Direct:
     """A value computed from parameters alone, read by operations without a rule.
 
     Its per-example gradient is what `vmap(grad)` gives, at that price: one copy of
-    the value per example. `why` says which operation asked for it.
+    the value per example.
+
+    Attributes:
+      value: which value.
+      why: which operation asked for it.
+      least: a rule would cost as much, as where a loop starts from a parameter.
     """
 
     name = "direct"
@@ -26,6 +31,7 @@ class Direct:
 
     value: int
     why: str
+    least: bool = False
 
     def gradient(self, records: tuple[Any, ...], g: Array) -> Array:
         """`g` is the gradient already."""
