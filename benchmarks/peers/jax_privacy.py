@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax_privacy  # pyright: ignore[reportMissingImports]
+from jax_privacy import clipping  # pyright: ignore[reportMissingImports]
 
 from benchmarks.models import Model
 
@@ -15,7 +15,7 @@ __all__ = ["step"]
 
 def step(model: Model) -> Callable[[], Any]:
     """One clipped gradient, compiled."""
-    clipped = jax_privacy.clipped_grad(
+    clipped = clipping.clipped_grad(
         model.loss,
         l2_clip_norm=1.0,
         batch_argnums=tuple(range(1, 1 + len(model.batch))),

@@ -66,11 +66,11 @@ def _pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _along(x: Array, axis: int, window: int, stride: int) -> Array:
-    return functools.reduce(lax.max, _slices(x, axis, window, stride))
+    return _maximum(x, axis, window, stride)
 
 
 def _forward(x: Array, axis: int, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    out = _along(x, axis, window, stride)
+    out = _maximum(x, axis, window, stride)
     return out, (x, out)
 
 
@@ -106,6 +106,10 @@ def _backward_of_pairs(x: Array, out: Array, g: Array, axis: int) -> Array:
 
 
 _along.defvjp(_forward, _backward)
+
+
+def _maximum(x: Array, axis: int, window: int, stride: int) -> Array:
+    return functools.reduce(lax.max, _slices(x, axis, window, stride))
 
 
 def _slices(x: Array, axis: int, window: int, stride: int) -> list[Array]:
