@@ -33,9 +33,9 @@ def peers(model: Model) -> dict[str, Step]:
     fits = _fits(model)
     found: dict[str, Step] = {}
     if "jax-privacy" not in absent and fits:
-        from benchmarks.peers import jax_privacy
+        from benchmarks.peers import jax_steps
 
-        found["jax-privacy"] = jax_privacy.step(model)
+        found["jax-privacy"] = jax_steps.step(model)
     if model.architecture and "torch" not in absent:
         from benchmarks.peers import torch_steps
 
