@@ -184,6 +184,15 @@ def test_a_norm_that_cannot_be_used(bad):
     np.testing.assert_array_equal(jax.jit(RULE.coefficients)(squared, squared, jnp.float32(bad)), 0)
 
 
+@pytest.mark.parametrize("norm", [0.5, np.float32(0.5), jnp.float32(0.5), jnp.bfloat16(0.5), None])
+def test_a_norm_that_is_known_while_the_caller_is_traced(norm):
+    rule, squared = Adaptive(initial_norm=0.5), jnp.array([[4.0], [0.01]])
+    got = jax.jit(lambda s: rule.coefficients(s, 0 * s, rule.current(norm)))(squared)
+    np.testing.assert_allclose(got, [[0.25], [1.0]])
+    with pytest.raises(InputError, match="norm must be a positive finite number"):
+        jax.jit(lambda s: rule.coefficients(s, s, -1.0))(squared)
+
+
 @pytest.mark.parametrize("bad", [jnp.ones(3), jnp.int32(1), 1, True, "1", 1j])
 def test_a_norm_that_is_no_number(bad):
     with pytest.raises((InputError, TypeError)):

@@ -122,7 +122,9 @@ def expected(kind: str, prefix: Any, params: Any, rows: list[np.ndarray]) -> tup
     elif kind == "automatic":
         factors = 1 / (joint + 0.05)
     else:
-        factors = np.minimum(1, {"flat": 1.3, "adaptive": 0.9}.get(kind, 0.3) / joint)
+        factors = np.minimum(
+            1, {"flat": 1.3, "adaptive": 0.9}.get(kind, 0.3) / np.maximum(joint, 1e-300)
+        )
     total = [(factors[:, [i]] * r).sum(0) for i, r in enumerate(rows)]
     return total, norms, np.where((factors >= 1).all(1), 0.5, -0.5)
 

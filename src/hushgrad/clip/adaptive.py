@@ -8,8 +8,9 @@ from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from hushgrad._check import fraction, positive
 from hushgrad.clip.rule import LARGEST, SMALLEST, Norm, Rule, in_range, shrink
@@ -113,17 +114,18 @@ class Adaptive(Rule):
 
         Raises:
           InputError: if `norm` is not one number between 1e-6 and 1e15. Under `jit`
-            its value is not known; see `coefficients`.
+            the value of an argument is not known; see `coefficients`.
         """
         if norm is None:
             return self.init()
         dtype = jnp.result_type(norm)
         if jnp.ndim(norm) or not jnp.issubdtype(dtype, jnp.floating):
             raise InputError(f"norm must be one floating-point number, got {norm!r}")
-        norm = jnp.asarray(norm, jnp.promote_types(dtype, jnp.float32))
-        if not isinstance(norm, Tracer) and not _usable(norm):
+        dtype = jnp.promote_types(dtype, jnp.float32)
+        # By NumPy: what JAX computes while a caller is traced has no value yet.
+        if not isinstance(norm, Tracer) and not _usable(np.asarray(norm, dtype)):
             in_range("norm", float(norm))
-        return norm
+        return jnp.asarray(norm, dtype)
 
     def sensitivity_at(self, norm: Norm) -> Float[Array, ""]:
         """Largest change of a step's sum where the norm is `norm`: that norm."""
@@ -178,6 +180,7 @@ class Adaptive(Rule):
         return self.count_stddev
 
 
-def _usable(norm: Float[Array, ""]) -> Bool[Array, ""]:
+def _usable(norm: Any) -> Any:
     # In the norm's own dtype: the least that `update` gives is 1e-6 rounded to float32.
-    return (norm >= SMALLEST) & (norm <= LARGEST)
+    least, most = (np.asarray(end, norm.dtype) for end in (SMALLEST, LARGEST))
+    return (norm >= least) & (norm <= most)
