@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +14,6 @@ import numpy as np
 import pytest
 
 import hushgrad as hg
-from hushgrad.gradients import rules
-from hushgrad.gradients.inputs import traced
-from hushgrad.gradients.plan import Way, make_plan
 
 # Programs here run once, on a few numbers: the time is the compiler's.
 _QUICK = {
@@ -42,33 +38,6 @@ def _options() -> dict[str, Any]:
 def compiled(function: Callable) -> Callable:
     """`jax.jit` for a function that is called once."""
     return jax.jit(function, compiler_options=_options())
-
-
-def slow_parameters(loss: Callable, params: Any, *example: Any) -> dict[str, str]:
-    """The parameters that are not on the fast path, each with the reason."""
-    plan = make_plan(traced(loss, params, example)[0])
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
-    slow: dict[str, str] = {}
-    for cluster in plan.clusters:
-        sites = [plan.sites[i] for i in cluster.sites]
-        reasons = [s.rule.why for s in sites if isinstance(s.rule, rules.Direct)]
-        if cluster.way is Way.PULLED:
-            paths = [plan.paths[site.value] for site in sites]
-            reasons += [f"computed by {path.why}" for path in paths if not path.shape_only]
-        if reasons:
-            slow |= {names[p]: ", ".join(dict.fromkeys(reasons)) for p in cluster.parameters}
-    return slow
-
-
-def fast_share(loss: Callable, params: Any, *example: Any) -> float:
-    """Which part of the parameters, by number of entries, is on the fast path."""
-    slow = slow_parameters(loss, params, *example)
-    sizes = {
-        jax.tree_util.keystr(path): math.prod(jnp.shape(leaf))
-        for path, leaf in jax.tree.leaves_with_path(params)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    }
-    return 1 - sum(sizes[name] for name in slow) / sum(sizes.values())
 
 
 def reference(
@@ -120,8 +89,9 @@ def check_model() -> Callable:
             np.testing.assert_allclose(got, want, rtol=0, atol=tol * scale)
         assert int(out.nonfinite) == 0
         example = jax.tree.map(lambda x: x[0], batch)
-        found = fast_share(loss, params, *example)
-        assert found == pytest.approx(share, abs=5e-3), slow_parameters(loss, params, *example)
+        explained = hg.explain(loss, params, *example)
+        slow = {row.name: row.why for row in explained.rows if not row.fast}
+        assert explained.fast_share == pytest.approx(share, abs=5e-3), slow
         return out
 
     return check

@@ -171,7 +171,7 @@ def checkpoint_that_returns_its_weights(p, x):
     return jnp.sum(layer(p, h)[1]) * p["s"]
 
 
-@model(LAYER, rand(3, B, 5, 4), gap="the start of a loop is direct")
+@model(LAYER, rand(3, B, 5, 4))
 def learned_start(p, x):
     return jnp.sum(lax.scan(lambda h, a: (jnp.tanh(h @ p["w"] + a), None), p["b"], x)[0]) * p["s"]
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import pytest
 from zoo.draw import filled, ids, rand
 
+import hushgrad as hg
+
 nnx = pytest.importorskip("flax.nnx", reason="needs Flax: pip install flax")
 
 B = 3
@@ -133,7 +135,10 @@ def test_stacked_layers(check_model, rematerialised):
         one = nnx.remat(run) if rematerialised else run
         return jnp.sum(nnx.scan(one, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(layers, x) ** 2)
 
-    check_model(*of(built(stacked), value), rand(0, B, 4, 5))
+    loss, params = of(built(stacked), value)
+    check_model(loss, params, rand(0, B, 4, 5))
+    rows = hg.explain(loss, params, rand(0, 4, 5)).rows
+    assert not any(row.way == "direct" for row in rows)
 
 
 def test_dropout_with_a_key_for_each_example(check_model):
