@@ -112,7 +112,6 @@ class Normalised(nn.Module):
         return nn.Dense(2)(nn.tanh(x))
 
 
-@pytest.mark.xfail(reason="products with constants are built per example")
 def test_batch_norm_with_running_statistics(check_model):
     check(check_model, Normalised(), rand(0, B, 5, 4))
 

@@ -123,10 +123,7 @@ def stacked(rngs):
     return make(rngs)
 
 
-_RETURNED = pytest.mark.xfail(reason="weights that a loop returns unchanged are direct")
-
-
-@pytest.mark.parametrize("rematerialised", [False, pytest.param(True, marks=_RETURNED)])
+@pytest.mark.parametrize("rematerialised", [False, True])
 def test_stacked_layers(check_model, rematerialised):
     def run(layer, h):
         return layer(h) + h
@@ -164,10 +161,7 @@ class Normalised(nnx.Module):
         return self.out(nnx.tanh(self.norm(self.first(x))))
 
 
-_BUILT = pytest.mark.xfail(reason="products with constants are built per example")
-
-
-@pytest.mark.parametrize("training", [True, pytest.param(False, marks=_BUILT)])
+@pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_of_a_copy(check_model, training):
     """One example's positions are its batch, and the statistics go with the loss's own copy."""
     model = built(Normalised)

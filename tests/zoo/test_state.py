@@ -44,7 +44,6 @@ def test_lists_and_dicts():
     assert clean(dict(lists))
 
 
-@pytest.mark.xfail(reason="methods of built-in types are not looked into")
 def test_a_method_of_a_list():
     kept: list = []
     refused(writing(kept.append), "kept|write")

@@ -80,11 +80,18 @@ def run_taps(
     if plan.group > 1:
         records = {v: _masked(x, keep) for v, x in records.items()}
         gradients = {v: _masked(g, keep) / plan.group for v, g in gradients.items()}
+    known: dict[Any, Array] = {}
+
+    def arranged(site: Site, value: int | None) -> Array:
+        # Sites that share a tap or a record share the array.
+        key = (value, site.tap if value is None else None, site.loops)
+        if key not in known:
+            x = gradients[site.tap] if value is None else records[plan.source(value)[0]]
+            known[key] = _arranged(plan, site, x, value)
+        return known[key]
+
     taps = [
-        Tap(
-            tuple(_arranged(plan, site, records[plan.source(v)[0]], v) for v in site.recorded),
-            _arranged(plan, site, gradients[site.tap]),
-        )
+        Tap(tuple(arranged(site, v) for v in site.recorded), arranged(site, None))
         for site in plan.sites
     ]
     return Passed(losses, aux, taps)

@@ -133,13 +133,14 @@ def _row(plan: Plan, number: int, name: str, shape: tuple[int, ...]) -> Explaine
         frozen = program.kinds[program.parameters[number]] is not Kind.PARAMETER
         way = "frozen" if frozen else "unused"
         return Explained(name, shape, (), way, True, None, None, None, None, "")
-    sites = [
-        site
+    reached = [
+        (cluster, plan.sites[i])
         for cluster in clusters
-        for site in (plan.sites[i] for i in cluster.sites)
-        if number in plan.paths[site.value].parameters
+        for i in cluster.sites
+        if number in plan.paths[plan.sites[i].value].parameters
     ]
-    why = ", ".join(dict.fromkeys(filter(None, (_why(plan, site) for site in sites))))
+    sites = [site for _, site in reached]
+    why = ", ".join(dict.fromkeys(filter(None, (_why(plan, c, site) for c, site in reached))))
     direct = any(isinstance(site.rule, rules.Direct) for site in sites)
     ways = {_WAYS[cluster.way] for cluster in clusters}
     costs = [_costs(plan, cluster) for cluster in clusters]
@@ -154,11 +155,20 @@ def _row(plan: Plan, number: int, name: str, shape: tuple[int, ...]) -> Explaine
     )
 
 
-def _why(plan: Plan, site: Site) -> str:
-    if isinstance(site.rule, rules.Direct):
-        return "" if site.rule.least else f"read by {site.rule.why}"
+def _why(plan: Plan, cluster: Cluster, site: Site) -> str:
+    """Which operation keeps a site from a rule; empty where it costs no more than a rule."""
     path = plan.paths[site.value]
-    return "" if path.shape_only else f"computed by {path.why}"
+    if isinstance(site.rule, rules.Direct):
+        alone = len(cluster.sites) == 1
+        return "" if site.rule.least and alone else f"read by {site.rule.why}"
+    seen = site.repeats * sum(
+        math.prod(plan.program.avals[v].shape) for v in (site.tap, *site.recorded)
+    )
+    if path.shape_only or (
+        path.entrywise and math.prod(plan.program.avals[site.value].shape) <= seen
+    ):
+        return ""
+    return f"computed by {path.why}"
 
 
 def _labels(sites: list[Site]) -> list[str]:

@@ -56,6 +56,7 @@ class Path:
         gradient by the value is that by the parameters.
       frame: where the value is one parameter with its dimensions in another order:
         which dimension of the parameter each of its own is.
+      entrywise: beside that only multiplied with constants, entry by entry.
       why: the operation that broke the rule, where not `shape_only`.
     """
 
@@ -63,6 +64,7 @@ class Path:
     shape_only: bool = True
     keeps_norm: bool = True
     frame: tuple[int, ...] | None = None
+    entrywise: bool = True
     why: str = ""
 
     @property
@@ -114,7 +116,12 @@ class Paths:
         path = self._step(op, value, sources) if self._real(op) else None
         if path is None:
             regions = tuple(dict.fromkeys(r for source in sources for r in source.regions))
-            return Path(regions, False, False, None, op.primitive.name)
+            scaled = op.primitive.name == "mul" or (
+                op.primitive.name == "div" and kinds[0] is Kind.PARAMETER
+            )
+            entrywise = scaled and len(sources) == 1 and sources[0].entrywise
+            why = next((s.why for s in sources if not s.entrywise), op.primitive.name)
+            return Path(regions, False, False, None, entrywise, why)
         if not self._once_each(op):
             path = dataclasses.replace(path, keeps_norm=False)
         return path
@@ -228,12 +235,9 @@ class Paths:
 
     def _shifted(self, op: Op, value: int) -> bool:
         """A sum of parameters and constants, of which the former are as large as the sum."""
-        parameter = op.inputs[self._parameter(op)]
-        return not op.mapped and self._size(parameter) == self._size(value)
-
-    def _parameter(self, op: Op) -> int:
         kinds = [self._program.kinds[v] for v in op.inputs]
-        return kinds.index(Kind.PARAMETER)
+        parameter = op.inputs[kinds.index(Kind.PARAMETER)]
+        return not op.mapped and self._size(parameter) == self._size(value)
 
     def _size(self, value: int) -> int:
         return math.prod(self._program.avals[value].shape)
@@ -246,8 +250,9 @@ class Paths:
         name = op.primitive.name
         if name in _CASTS:
             return args
-        if name not in {"add", "sub"}:
+        kinds = [self._program.kinds[v] for v in op.inputs]
+        if name not in {"add", "sub"} or Kind.PARAMETER not in kinds:
             return op.bind(*args)
-        which = self._parameter(op)
+        which = kinds.index(Kind.PARAMETER)
         out = args[which].reshape(self._program.avals[op.outputs[0]].shape)
         return (-out if name == "sub" and which == 1 else out,)

@@ -179,7 +179,10 @@ def _sites(program: Program) -> list[Site]:
             fall_back(
                 [v for v, inner in start if inner in program.live], "the start of a loop", True
             )
-            results = [v for v in (*node.after, *node.stacked) if v in program.live]
+            carried = zip(node.after, node.carry, node.outputs, strict=False)
+            results = [v for v, c, out in carried if {c, out} & program.live]
+            stacks = zip(node.stacked, node.outputs[len(node.carry) :], strict=True)
+            results += [v for v, out in stacks if out in program.live]
             fall_back(results, "the result of a loop", True)
         elif isinstance(node, Remat):
             fall_back(node.inner, "the result of a checkpointed part")
@@ -287,14 +290,15 @@ def _cluster(
 
 def _ghost(sites: list[Site], group: int) -> bool:
     """Whether the norm of the sum over these sites is better had without building it."""
-    rows, held, built = 0, 0, 0
+    rows, held, built, copied = 0, 0, 0, 0
     for site in sites:
         if not isinstance(site.rule, rules.Rule) or site.rule.sizes is None:
             return False
         _, depth, columns = site.rule.sizes
         more = site.rule.rows * site.repeats * group
         rows, held, built = rows + more, held + more * site.rule.held, depth * columns
-    return prefers_ghost(rows, built, held)
+        copied += more * site.rule.copied
+    return prefers_ghost(rows, built, held, copied)
 
 
 def _swapped(sites: list[Site], paths: Paths) -> tuple[bool, ...] | None:

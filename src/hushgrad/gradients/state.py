@@ -25,7 +25,7 @@ __all__ = ["watched"]
 
 _LIMIT = 200_000  # objects looked at; a model has far fewer
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.generic, jax.Array)
-_SKIPPED = (types.BuiltinFunctionType, types.CodeType)
+_SKIPPED = (types.CodeType,)
 _SHARED = (types.ModuleType, type)  # only their own attributes are looked at, if a loss names them
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 
@@ -93,6 +93,9 @@ def _slots(owner: Any) -> list[tuple[Any, str, Any]]:
     if isinstance(owner, types.MethodType):
         self = owner.__self__
         return [("self", type(self).__name__, self), ("func", owner.__name__, owner.__func__)]
+    if isinstance(owner, types.BuiltinFunctionType):  # `kept.append` holds on to the list
+        self = owner.__self__
+        return [] if isinstance(self, (*_SHARED, type(None))) else [("self", "", self)]
     if isinstance(owner, functools.partial):
         named = [(k, k, v) for k, v in owner.keywords.items()]
         args = [(i, f"args[{i}]", v) for i, v in enumerate(owner.args)]

@@ -14,9 +14,17 @@ from hushgrad.gradients.execute import Tap
 from hushgrad.gradients.plan import Cluster, Plan, Site, Way
 from hushgrad.gradients.program import Op
 from hushgrad.gradients.rules import Factors, Rule
-from hushgrad.gradients.rules.contraction import FULL, ghost_norm, sum_error
+from hushgrad.gradients.rules.contraction import (
+    FULL,
+    SAFE,
+    balanced,
+    ghost_norm,
+    sum_error,
+)
 
 __all__ = ["Norms", "per_example", "totals"]
+
+_FEW = 8
 
 
 class Norms(NamedTuple):
@@ -74,8 +82,12 @@ def totals(
 
     A coefficient of zero means exactly no contribution, whatever the unit's numbers
     are. Where some are not finite, records and gradients are replaced, since 0 * NaN
-    is NaN; where all are (`clean`), that costs nothing.
+    is NaN; where all are (`clean`), that costs nothing. Finite norms mean that there is
+    no NaN or infinity in what they were made from either.
     """
+    keep = jnp.all(coefficients != 0, axis=1)
+    ghosts = [i for c in plan.clusters if c.way is Way.GHOST for i in c.sites]
+    seen, built = _cleaned(clean, keep, ({i: taps[i] for i in ghosts}, built))
     out: dict[int, Array] = {}
     sites: list[int] = []
     cotangents: list[Array] = []
@@ -83,14 +95,14 @@ def totals(
         if cluster.way is Way.PULLED:
             for parameter, gradient in zip(cluster.parameters, built[number], strict=True):
                 c = coefficients[:, plan.parts[parameter]]
-                _add(out, parameter, _weighted(gradient, c, clean))
+                _add(out, parameter, _weighted(gradient, c))
             continue
         c = coefficients[:, cluster.part]
         sites.extend(cluster.sites)
         if cluster.way is Way.KEPT:
-            cotangents.append(_weighted(built[number][0], c, clean))
+            cotangents.append(_weighted(built[number][0], c))
         else:
-            cotangents.extend(_total(plan.sites[i], taps[i], c, clean) for i in cluster.sites)
+            cotangents.extend(_total(plan.sites[i], seen[i], c) for i in cluster.sites)
     parameters = sorted({p for i in sites for p in plan.paths[plan.sites[i].value].parameters})
     gradients = _pull_back(plan, sites, parameters, leaves, cotangents)
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -103,32 +115,38 @@ def _add(sums: dict[int, Array], parameter: int, more: Array) -> None:
 
 
 def _weighted(
-    gradients: Float[Array, "units ..."], coefficients: Float[Array, " units"], clean: Any
+    gradients: Float[Array, "units ..."], coefficients: Float[Array, " units"]
 ) -> Float[Array, "..."]:
     """The weighted sum of gradients that are there."""
-
-    def run(gradients: Array, c: Array) -> Array:
-        return jnp.tensordot(c.astype(gradients.dtype), gradients, 1, precision=FULL)
-
-    def guarded(gradients: Array, c: Array) -> Array:
-        return run(_only(gradients, c != 0), c)
-
-    return lax.cond(clean, run, guarded, gradients, coefficients)
+    return jnp.tensordot(coefficients.astype(gradients.dtype), gradients, 1, precision=FULL)
 
 
 def _ghost(plan: Plan, cluster: Cluster, taps: Sequence[Tap]) -> tuple[Array, Array]:
     """Squared norms, and bounds on their errors, without building a gradient."""
     sites = [plan.sites[i] for i in cluster.sites]
+    seen = [taps[i] for i in cluster.sites]
 
-    def one(seen: list[Tap]) -> tuple[Array, Array]:
-        factors = [
+    def factors(seen: list[Tap]) -> list[Factors]:
+        return [
             _factors(site, tap, swap)
             for site, tap, swap in zip(sites, seen, cluster.swapped, strict=True)
         ]
-        return ghost_norm(factors)
 
-    squared, error = jax.vmap(jax.vmap(one))([taps[i] for i in cluster.sites])
-    return jnp.sum(squared, axis=1), jnp.sum(error, axis=1)
+    def rescaled(seen: list[Tap]) -> tuple[Array, Array]:
+        uses, scale = balanced(factors(seen))
+        squared, slack, _ = ghost_norm(uses)
+        return scale * squared, scale * slack
+
+    def rescue(_: Any, seen: list[Tap]) -> tuple[Array, Array]:
+        # Rare, so only memory matters: a few units at a time.
+        return lax.map(jax.vmap(rescaled), seen, batch_size=_FEW)
+
+    found = jax.vmap(jax.vmap(lambda seen: ghost_norm(factors(seen))))(seen)
+    # NaN does not count: nothing helps it.
+    huge = jnp.any(found.size > SAFE)
+    norms = (found.squared, found.slack)
+    squared, slack = lax.cond(huge, rescue, lambda known, _: known, norms, seen)
+    return jnp.sum(squared, axis=1), jnp.sum(slack, axis=1)
 
 
 def _factors(site: Site, tap: Tap, swap: bool) -> Factors:
@@ -154,29 +172,40 @@ def _pulled(
     )(at_sites)
 
 
-def _total(
-    site: Site, tap: Tap, coefficients: Float[Array, " units"], clean: Any
-) -> Float[Array, "..."]:
+def _total(site: Site, tap: Tap, coefficients: Float[Array, " units"]) -> Float[Array, "..."]:
     """The weighted sum of all gradients by the value at a site."""
-
-    def run(tap: Tap, c: Array) -> Array:
-        records, gradient = tap
-        # The product is scaled by scaling its smaller factor.
-        if records and records[0].size < gradient.size and not _integers(records[0]):
-            records = (_scaled(records[0], c), *records[1:])
-        else:
-            gradient = _scaled(gradient, c)
-        out = jax.vmap(total, in_axes=(1, 1))(records, gradient)
-        return out.reshape(*site.slices, *out.shape[1:])
-
-    def guarded(tap: Tap, c: Array) -> Array:
-        return run(jax.tree.map(lambda x: _only(x, c != 0), tap), c)
+    records, gradient = tap
+    # The product is scaled by scaling its smaller factor.
+    if records and records[0].size < gradient.size and not _integers(records[0]):
+        records = (_scaled(records[0], coefficients), *records[1:])
+    else:
+        gradient = _scaled(gradient, coefficients)
 
     def total(records: tuple[Array, ...], gradient: Array) -> Array:
         flat = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in (*records, gradient)]
         return site.rule.total(tuple(flat[:-1]), flat[-1])
 
-    return lax.cond(clean, run, guarded, tap, coefficients)
+    out = jax.vmap(total, in_axes=(1, 1))(records, gradient)
+    return out.reshape(*site.slices, *out.shape[1:])
+
+
+def _cleaned(clean: Any, keep: Bool[Array, " units"], arrays: Any) -> Any:
+    """Zeros in place of the units that are not kept, unless all is clean.
+
+    A loop of no turns or one: it works in place and costs nothing where it has none,
+    while a conditional would copy what it passes on, and products in its branches would
+    run several times slower on XLA's CPU backend.
+    """
+    leaves, tree = jax.tree.flatten(arrays)
+    chosen = {id(x): x for x in leaves if not _integers(x)}
+
+    def turn(state: tuple[Any, list[Array]]) -> tuple[Any, list[Array]]:
+        return jnp.ones((), bool), [_only(x, keep) for x in state[1]]
+
+    start = (clean, list(chosen.values()))
+    _, cleaned = lax.while_loop(lambda state: ~state[0], turn, start)
+    found = dict(zip(chosen, cleaned, strict=True))
+    return jax.tree.unflatten(tree, [found.get(id(x), x) for x in leaves])
 
 
 def _pull_back(

@@ -110,6 +110,8 @@ class _Builder:
 
     def constant(self, aval: Any, content: Any) -> int:
         number = self.value(aval, Kind.CONSTANT, self.top)
+        if isinstance(content, np.ndarray):  # some backward passes index it by a tracer
+            content = jnp.asarray(content, aval.dtype)
         self.constants[number] = content
         return number
 
@@ -261,7 +263,15 @@ class _Builder:
             for value, var in zip(sliced, invars[end:], strict=True)
         ]
         results = self.inline(inner, body.jaxpr, body.consts, [*consts, *carry, *slices])
-        outputs = [self.value(var.aval, Kind.DATA, frame) for var in eqn.outvars]
+        stacks = [
+            self.restacked(frame, inner, value, var.aval)
+            for value, var in zip(results[len(carry) :], eqn.outvars[len(carry) :], strict=True)
+        ]
+        made = [i for i, stack in enumerate(stacks) if stack is None]
+        last = [self.value(var.aval, Kind.DATA, frame) for var in eqn.outvars[: len(carry)]]
+        outputs = list(last)
+        for stack, var in zip(stacks, eqn.outvars[len(carry) :], strict=True):
+            outputs.append(self.value(var.aval, Kind.DATA, frame) if stack is None else stack)
         frame.ops.append(
             Loop(
                 number=self.region(),
@@ -270,14 +280,23 @@ class _Builder:
                 carry=tuple(carry),
                 after=tuple(results[: len(carry)]),
                 slices=tuple(inner.slices),
-                stacked=tuple(results[len(carry) :]),
-                outputs=tuple(outputs),
+                stacked=tuple(results[len(carry) + i] for i in made),
+                outputs=(*last, *(outputs[len(carry) + i] for i in made)),
                 length=p["length"],
                 reverse=p["reverse"],
                 unroll=p["unroll"],
             )
         )
         return outputs
+
+    def restacked(self, frame: _Frame, inner: _Frame, value: int, aval: Any) -> int | None:
+        """Where a loop gives back the slices of a parameter, one each turn: the whole."""
+        view = self.views.get(value)
+        level = len(inner.loops) - 1
+        if view is None or len(view.sliced) != level + 1 or not view.sliced[level]:
+            return None
+        whole = self.place(frame, _View(view.top, view.sliced[:level]))
+        return whole if self.avals[whole].shape == aval.shape else None
 
     def slice(self, frame: _Frame, inner: _Frame, value: int, aval: Any) -> int:
         """The inner value of what a loop scans over."""

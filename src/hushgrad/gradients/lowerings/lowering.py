@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["Lowering", "Operation"]
 
 
+@runtime_checkable
 class Operation(Protocol):
     """What a lowering reads of a program's operation."""
 

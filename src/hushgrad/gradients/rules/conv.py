@@ -51,6 +51,11 @@ class Convolution(Rule):
     def rows(self) -> int:
         return math.prod(self.out.shape) // self.avals[1].shape[self._numbers().rhs_spec[0]]
 
+    @property
+    def copied(self) -> int:
+        _, patch, _ = self.sizes
+        return patch if math.prod(self._kernel()) > 1 else 0
+
     def apply(self, weight: Any, records: tuple[Any, ...]) -> Array:
         dtype = jnp.result_type(weight, *records)
         out = self.op.bind(*records, weight, preferred_element_type=dtype, precision=(FULL, FULL))

@@ -107,6 +107,11 @@ class Rule:
         _, depth, columns = self.sizes or (1, 1, 1)
         return depth + columns
 
+    @property
+    def copied(self) -> int:
+        """Numbers that have to be written to make one row of the factors."""
+        return 0
+
     def apply(self, weight: Any, records: tuple[Any, ...]) -> Any:
         """The operation's output for one example and one repeat."""
         operands = list(records)
