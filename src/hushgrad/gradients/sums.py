@@ -158,7 +158,12 @@ def _factors(site: Site, tap: Tap, swap: bool) -> Factors:
 def _at_site(plan: Plan, number: int, taps: Sequence[Tap]) -> Float[Array, "units ..."]:
     """One gradient per unit by the value at a site."""
     site, tap = plan.sites[number], taps[number]
-    gradient = jax.vmap(jax.vmap(site.rule.gradient))(tap.records, tap.gradient)
+    build = jax.vmap(site.rule.gradient)
+    few = site.rule.at_once(jax.default_backend())
+    if few is None or few >= len(tap.gradient):
+        gradient = jax.vmap(build)(tap.records, tap.gradient)
+    else:
+        gradient = lax.map(lambda seen: build(*seen), tuple(tap), batch_size=few)
     return gradient.reshape(gradient.shape[0], *plan.program.avals[site.value].shape)
 
 

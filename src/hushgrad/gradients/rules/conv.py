@@ -60,6 +60,11 @@ class Convolution(Rule):
         _, patch, _ = self.sizes
         return patch if math.prod(self._kernel()) > 1 else 0
 
+    def at_once(self, backend: str) -> int | None:
+        # The shifted inputs are then made in memory that is at hand. CNN of the tutorial, batch
+        # 256: 30 ms, and 17 in chunks of 32 to 64; a ResNet's step 560 ms of work, and 480.
+        return 32 if backend == "cpu" and self.copied else None
+
     def apply(self, weight: Any, records: tuple[Any, ...]) -> Array:
         dtype = jnp.result_type(weight, *records)
         out = self.op.bind(*records, weight, preferred_element_type=dtype, precision=(FULL, FULL))

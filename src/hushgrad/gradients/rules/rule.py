@@ -112,6 +112,11 @@ class Rule:
         """Numbers that have to be written to make one row of the factors."""
         return 0
 
+    def at_once(self, backend: str) -> int | None:
+        """For how many units to build gradients at a time; None: for all at once."""
+        del backend
+        return None
+
     def apply(self, weight: Any, records: tuple[Any, ...]) -> Any:
         """The operation's output for one example and one repeat."""
         operands = list(records)
