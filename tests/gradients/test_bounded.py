@@ -173,3 +173,30 @@ def test_padding_contributes_exactly_zero_whatever_it_holds():
 def test_a_batch_of_padding_alone_sums_to_zero():
     out = hg.clipped_grad(layers, 1.0)(PARAMS, rand(0, 4, 3, 40), mask=jnp.zeros(4, bool))
     assert size(out.grads) == 0
+
+
+@pytest.mark.parametrize("size", [1e8, 1e12, 1e20])
+def test_rows_of_opposite_sizes_keep_their_norm(size):
+    """One row has a huge input and a tiny gradient, the other the reverse: both count."""
+    w = jnp.zeros((64, 64))
+    x = jnp.stack([jnp.full(64, size), jnp.full(64, 1 / size)])[None]
+    weights = jnp.asarray([[1 / size], [size]])
+
+    def loss(w, x):
+        return jnp.sum(weights * (x @ w))
+
+    out = hg.clipped_grad(loss, 1.0)(w, x)
+    # Each row adds one to every entry.
+    np.testing.assert_allclose(out.norms, [2 * 64], rtol=1e-4)
+    assert np.linalg.norm(np.asarray(out.grads, np.float64)) <= 1.0
+
+
+def test_lookups_of_opposite_sizes_keep_their_norm():
+    table = jnp.ones((300, 40))
+
+    def loss(t, ids, size):
+        return jnp.sum(t[ids] * size[:, None])
+
+    ids, sizes = jnp.array([[3, 3, 5]]), jnp.array([[1e12, -1e12, 1.0]])
+    out = hg.clipped_grad(loss, 1.0)(table, ids, sizes)
+    assert np.linalg.norm(np.asarray(out.grads, np.float64)) <= 1.0
