@@ -67,7 +67,7 @@ def chunk_size(plan: Plan, size: int, bound: int | None) -> int:
         each = math.ceil(_SLACK * max(found.private, found.values // 2))
     if size * each <= room:
         return size
-    groups = max(1, room // max(1, each * plan.group))
+    groups = max(1, int(room // max(1, each * plan.group)))
     return min(size, groups * plan.group)
 
 
