@@ -40,7 +40,7 @@ def test_every_parameter_has_a_row():
         *("cell.b", "cell.w", "embedding", "frozen", "odd", "scale", "unused"),
     ]
     w = found["cell.w"]
-    assert (w.shape, w.sites, w.way, w.fast) == ((8, 8), ("dot_general x5",), "built", True)
+    assert (w.shape, w.sites, w.way, w.fast) == ((8, 8), ("dot_general x5",), "ghost norm", True)
     # Five turns, 64 products each; the ghost norm: 5 x 5 x 16, and the sum's own 5 x 64.
     assert w.built_flops == 2 * 5 * 64 + 2 * 64
     assert w.ghost_flops == 2 * 25 * 16 + 2 * 5 * 64

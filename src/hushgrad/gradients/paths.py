@@ -120,7 +120,7 @@ class Paths:
                 op.primitive.name == "div" and kinds[0] is Kind.PARAMETER
             )
             entrywise = scaled and len(sources) == 1 and sources[0].entrywise
-            why = next((s.why for s in sources if not s.entrywise), op.primitive.name)
+            why = (sources[0].why if entrywise else "") or op.primitive.name
             return Path(regions, False, False, None, entrywise, why)
         if not self._once_each(op):
             path = dataclasses.replace(path, keeps_norm=False)
