@@ -54,7 +54,10 @@ def prefers_ghost(rows: int, built: int, held: int, copied: int = 0) -> bool:
       held: numbers in the factors, of one group.
       copied: numbers that have to be written to make the factors (patches of images).
     """
-    return rows == 1 or built > 2 * held or rows * held + _KEPT * copied <= _KEPT * built
+    if rows == 1 or built > 2 * held:
+        return True
+    # A small gradient is built: its norm has no cancellation to allow for.
+    return 2 * built >= held and rows * held + _KEPT * copied <= _KEPT * built
 
 
 class Ghost(NamedTuple):
