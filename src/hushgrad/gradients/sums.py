@@ -137,15 +137,18 @@ def _ghost(plan: Plan, cluster: Cluster, taps: Sequence[Tap]) -> tuple[Array, Ar
         squared, slack, _ = ghost_norm(uses)
         return scale * squared, scale * slack
 
-    def rescue(_: Any, seen: list[Tap]) -> tuple[Array, Array]:
-        # Rare, so only memory matters: a few units at a time.
-        return lax.map(jax.vmap(rescaled), seen, batch_size=_FEW)
-
     found = jax.vmap(jax.vmap(lambda seen: ghost_norm(factors(seen))))(seen)
     # NaN does not count: nothing helps it.
-    huge = jnp.any(found.size > SAFE)
+    huge = found.size > SAFE
+
+    def rescue(known: tuple[Array, Array], seen: list[Tap]) -> tuple[Array, Array]:
+        # Rare, so only memory matters: a few units at a time. The others keep their
+        # numbers to the bit: what one unit adds never depends on another.
+        better = lax.map(jax.vmap(rescaled), seen, batch_size=_FEW)
+        return jax.tree.map(lambda new, old: jnp.where(huge, new, old), better, known)
+
     norms = (found.squared, found.slack)
-    squared, slack = lax.cond(huge, rescue, lambda known, _: known, norms, seen)
+    squared, slack = lax.cond(jnp.any(huge), rescue, lambda known, _: known, norms, seen)
     return jnp.sum(squared, axis=1), jnp.sum(slack, axis=1)
 
 
