@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.models.images import cnn, cnn_recipe, mlp, resnet
+from benchmarks.models.images import cnn, mlp, resnet
 from benchmarks.models.model import Model
 from benchmarks.models.text import gpt, lstm, tied, transformer
 
@@ -12,7 +12,6 @@ __all__ = ["LARGE", "MODELS", "Model"]
 
 MODELS: dict[str, Callable[[], Model]] = {
     "cnn": cnn,
-    "cnn_recipe": cnn_recipe,
     "lstm": lstm,
     "transformer": transformer,
     "mlp": mlp,

@@ -173,8 +173,7 @@ def dp_sgd(
       clip: bound on one example's gradient norm, or a rule from `hushgrad.clip`.
       delta: in (0, 1), well below 1 / examples.
       epsilon: the smallest noise that keeps it is found. Or give `noise_multiplier`.
-      noise_multiplier: noise standard deviation over the clip's sensitivity. Or
-        give `epsilon`.
+      noise_multiplier: noise deviation over the clip's sensitivity. Or give `epsilon`.
 
     Raises:
       InputError: if an argument is out of range, or not exactly one of the pairs
@@ -184,12 +183,7 @@ def dp_sgd(
     Warns:
       UserWarning: if delta is above 1 / examples.
     """
-    examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
-    if batch_size > examples:
-        raise InputError(
-            f"batch_size must be at most the number of examples, got batch_size={batch_size} "
-            f"for {examples} examples"
-        )
+    rate = _rate(examples, batch_size)
     clip = as_rule(clip).for_batch(batch_size)
     delta = fraction("delta", delta)
     if delta > 1 / examples:
@@ -199,7 +193,6 @@ def dp_sgd(
             stacklevel=2,
         )
     steps = _steps(examples, batch_size, epochs, steps)
-    rate = batch_size / examples
     return Mechanism(
         examples=examples,
         batch_size=batch_size,
@@ -209,6 +202,16 @@ def dp_sgd(
         steps=steps,
         delta=delta,
     )
+
+
+def _rate(examples: int, batch_size: int) -> float:
+    examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
+    if batch_size > examples:
+        raise InputError(
+            f"batch_size must be at most the number of examples, got batch_size={batch_size} "
+            f"for {examples} examples"
+        )
+    return batch_size / examples
 
 
 def _steps(examples: int, batch_size: int, epochs: float | None, steps: int | None) -> int:

@@ -1,7 +1,6 @@
 """Flat clipping: the bound holds for the rounded numbers, and costs no more than it must."""
 
 import dataclasses
-import functools
 import math
 from fractions import Fraction
 
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hushgrad as hg
 from hushgrad import clip
 from hushgrad.errors import InputError
 
@@ -35,43 +33,27 @@ def coefficient(norm: float, squared: np.floating, slack: float = 0.0) -> np.flo
         return np.asarray(out)[0, 0]
 
 
-@functools.cache
-def engine(norm: float):
-    """The clipped gradient of a loss whose gradient is the example itself."""
-    clipped = hg.clipped_grad(jnp.vdot, clip=clip.Flat(norm))
-    return jax.jit(lambda params, examples: clipped(params, examples).grads)
-
-
-def clipped(gradient: np.ndarray, norm: float) -> np.ndarray:
-    padded = np.zeros(24, gradient.dtype)
-    padded[: len(gradient)] = gradient
-    with jax.enable_x64(gradient.dtype == np.float64):
-        out = np.asarray(engine(norm)(np.zeros_like(padded), padded[None]))
-    assert out.dtype == gradient.dtype
-    return out[: len(gradient)]
-
-
-def exact_squared_norm(gradient: np.ndarray) -> Fraction:
-    return sum((Fraction(float(x)) ** 2 for x in gradient), Fraction(0))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=200, deadline=None)
 @given(direction=DIRECTIONS, power=st.floats(-15, 15), norm=FEW_CLIPS)
-def test_the_scaled_norm_never_exceeds_the_clip(dtype, direction, power, norm):
-    scaled = clipped((np.array(direction) * 10.0**power).astype(dtype), norm)
+def test_the_scaled_norm_never_exceeds_the_clip(
+    contribution, exact_squared_norm, dtype, direction, power, norm
+):
+    scaled = contribution(clip.Flat(norm), (np.array(direction) * 10.0**power).astype(dtype))
     assert exact_squared_norm(scaled) <= Fraction(norm) ** 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=200, deadline=None)
 @given(direction=DIRECTIONS, ulps=st.integers(-200, 200), norm=FEW_CLIPS)
-def test_nor_where_the_norm_is_the_clip_but_for_rounding(dtype, direction, ulps, norm):
+def test_nor_where_the_norm_is_the_clip_but_for_rounding(
+    contribution, exact_squared_norm, dtype, direction, ulps, norm
+):
     length = math.hypot(*direction)
     if length < 1e-3:
         direction, length = [1.0], 1.0
     wanted = norm * (1 + ulps * float(np.finfo(dtype).eps))
-    scaled = clipped((np.array(direction) / length * wanted).astype(dtype), norm)
+    scaled = contribution(clip.Flat(norm), (np.array(direction) / length * wanted).astype(dtype))
     assert exact_squared_norm(scaled) <= Fraction(norm) ** 2
     # Nor is more taken off than the head room.
     assert exact_squared_norm(scaled) >= (norm * (1 - 500 * float(np.finfo(dtype).eps))) ** 2
@@ -161,8 +143,8 @@ def test_no_rule_where_float32_cannot_hold_the_bound(norm):
 
 
 @pytest.mark.parametrize("norm", [1e-6, 1e15])
-def test_the_ends_of_what_it_can(norm):
+def test_the_ends_of_what_it_can(contribution, exact_squared_norm, norm):
     assert clip.Flat(norm).norm == norm
-    largest = clipped(np.array([1e18, -1e18], np.float32), norm)
+    largest = contribution(clip.Flat(norm), np.array([1e18, -1e18], np.float32))
     assert exact_squared_norm(largest) <= Fraction(norm) ** 2
     assert np.abs(largest).min() > 0.5 * norm

@@ -137,7 +137,7 @@ def test_under_jit():
 
 def test_nnx():
     nnx = pytest.importorskip("flax.nnx", reason="needs Flax: pip install flax")
-    errors = pytest.importorskip("flax.errors")
+    errors = pytest.importorskip("flax.errors", reason="needs Flax: pip install flax")
     norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
     drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
     # NNX refuses by itself what would write a traced value to a variable made outside.
@@ -151,7 +151,7 @@ def test_nnx():
 
 def test_linen():
     nn = pytest.importorskip("flax.linen", reason="needs Flax: pip install flax")
-    errors = pytest.importorskip("flax.errors")
+    errors = pytest.importorskip("flax.errors", reason="needs Flax: pip install flax")
     norm = nn.BatchNorm(use_running_average=False)
     variables = norm.init(jax.random.key(0), X)
     either = (hg.errors.InputError, errors.ModifyScopeVariableError)

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from hushgrad.datasets import Dataset
     from hushgrad.mechanism import Mechanism
     from hushgrad.recipes import Recipe
-    from hushgrad.training import Run
+    from hushgrad.training import Progress, Run
 
 __all__ = ["app"]
 
@@ -145,7 +146,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     directory = directory or settings.directory(recipe.name)
     display = Display(mechanism)
     display.begin(recipe.name, directory)
-    with _interruptible(), display:
+    with _interruptible(display) as callback, display:
         run = train(
             recipe.loss,
             recipe.init(start),
@@ -154,7 +155,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
             optimizer=optax.sgd(learning_rate),
             directory=directory,
             seed=settings.seed,
-            callback=display,
+            callback=callback,
         )
     score = accuracy(recipe, run.params, *data.test)
     _write(run, score)
@@ -162,12 +163,32 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(callback: Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
+    """Ctrl-C ends the run after the step it is in; pressed again, at once.
+
+    Python may lose a KeyboardInterrupt that comes while a library's callback or
+    finaliser runs, so the signal is noted and acted upon between steps.
+    """
+    noted = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal noted
+        noted = True
+        signal.signal(signal.SIGINT, before)
+
+    def between_steps(progress: Progress) -> None:
+        callback(progress)
+        if noted:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield between_steps
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
         raise typer.Exit(_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write(run: Run, score: float) -> None:

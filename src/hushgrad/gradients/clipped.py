@@ -147,12 +147,11 @@ def clipped_grad(
     out.grads                                     # sum over the batch
     ```
 
-    The loss is traced once; one backward pass gives, wherever a parameter meets
-    data, the gradient there for every example. Norms and the clipped sum follow
-    without building one gradient per example where that would cost more (Li et al.
-    2022, arXiv 2110.05679; Bu et al. 2023, arXiv 2210.00038). Operations without
-    a rule are differentiated per example for the parameters they read: exact,
-    at the price of `vmap(grad)` for those parameters; `hg.explain` says which.
+    One backward pass gives, wherever a parameter meets data, the gradient there for
+    every example. Norms and the clipped sum follow without building one gradient per
+    example where that would cost more (Li et al. 2022, arXiv 2110.05679; Bu et al.
+    2023, arXiv 2210.00038). Operations without a rule are differentiated per example for
+    the parameters they read: exact, at the price of `vmap(grad)`; `hg.explain` says which.
 
     Randomness belongs to the example: pass a key for each, `loss(params, x, key)`.
     Augmentation too: let the loss be the mean over copies that it makes of its one
@@ -168,23 +167,19 @@ def clipped_grad(
     clipped (McMahan et al. 2018, arXiv 1812.06210: "microbatches"). Every group adds
     at most the clip. An example that is replaced, or masked where it stands, changes
     one group from anything to anything: sensitivity is twice the clip, and the clip
-    alone only where whole groups come and go. It does not hold where removing an
-    example moves others into other groups.
+    alone only where whole groups come and go, not where examples move between groups.
 
     Args:
-      loss: `loss(params, *example) -> scalar` for one example; with `has_aux` a pair
-        of the scalar and any pytree of arrays.
+      loss: `loss(params, *example) -> scalar` for one example; a pair with `has_aux`.
       clip: bound on the Euclidean norm of one example's gradient, or a rule from
         `hushgrad.clip`.
-      has_aux: the loss returns a pair.
+      has_aux: the loss returns a pair of the scalar and any pytree of arrays.
       group: how many examples, neighbours in the batch, are clipped as one.
-      memory: bound on the bytes of one step's intermediate results, as estimated from
-        shapes; the batch is processed in chunks that keep it, of one example (or group)
-        at least. By default about twice what the ordinary gradient needs.
+      memory: bound on the bytes of intermediate results, as estimated from shapes, kept
+        by chunks of the batch; by default about twice what the ordinary gradient needs.
 
     Raises:
-      InputError: if `clip` is not positive and finite, or `group` or `memory` is not a
-        positive whole number.
+      InputError: if `clip`, `group` or `memory` is not a positive (whole) number.
     """
     if not callable(loss):
         raise InputError(f"loss must be a function loss(params, *example), got {loss!r}")

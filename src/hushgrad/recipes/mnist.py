@@ -34,30 +34,18 @@ def _init(seed: int) -> dict[str, Array]:
 
 
 def _logits(params: dict[str, Array], image: Float[Array, "28 28"]) -> Float[Array, "10"]:
-    x = _first_convolution(image, params["conv1"]) + params["bias1"]
-    x = _max_pool(jax.nn.relu(x))
+    x = image[None, :, :, None]
+    x = lax.conv_general_dilated(x, params["conv1"], (2, 2), "SAME", dimension_numbers=_LAYOUT)
+    x = _max_pool(jax.nn.relu(x + params["bias1"]))
     x = lax.conv_general_dilated(x, params["conv2"], (2, 2), "VALID", dimension_numbers=_LAYOUT)
     x = _max_pool(jax.nn.relu(x + params["bias2"]))
     x = jax.nn.relu(x.reshape(-1) @ params["dense3"] + params["bias3"])
     return x @ params["dense4"] + params["bias4"]
 
 
-def _first_convolution(
-    image: Float[Array, "28 28"], kernel: Float[Array, "8 8 1 16"]
-) -> Float[Array, "1 14 14 16"]:
-    """8x8 stride 2 same, as 4x4 stride 1 on the four phases of the image.
-
-    The same products in another order: three times as fast on a CPU.
-    """
-    phases = jnp.pad(image, 3).reshape(17, 2, 17, 2).transpose(0, 2, 1, 3).reshape(1, 17, 17, 4)
-    kernel = kernel.reshape(4, 2, 4, 2, 16).transpose(0, 2, 1, 3, 4).reshape(4, 4, 4, 16)
-    return lax.conv_general_dilated(phases, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
-
-
 def _max_pool(x: Float[Array, "1 h w c"]) -> Float[Array, "1 h-1 w-1 c"]:
-    """2x2 stride 1, as maxima of shifted slices: its gradient is ten times as fast."""
-    rows = jnp.maximum(x[:, 1:], x[:, :-1])
-    return jnp.maximum(rows[:, :, 1:], rows[:, :, :-1])
+    """2x2 stride 1."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "VALID")
 
 
 mnist = Recipe("mnist", _init, _logits)

@@ -62,11 +62,10 @@ def train(
     run.params, run.epsilon, run.statement()
     ```
 
-    Each step is charged to the ledger in `directory`, durably, before its noise is
-    drawn. Its batch and its noise are functions of the run's secret and the step's
-    number, so a run that was killed repeats its last steps exactly and ends with
-    the same parameters, bit for bit, at the same epsilon. Where the run in
-    `directory` is finished, its result is returned and nothing is spent.
+    Each step is charged to the ledger in `directory`, durably, before its noise is drawn.
+    Its batch and noise are functions of the run's secret and the step's number, so a run
+    that was killed ends with the same parameters, bit for bit, at the same epsilon. Where
+    the run is finished, its result is returned and nothing is spent.
 
     Formal guarantee: that of `mechanism`, for the parameters, the checkpoints and
     what a callback does with `progress.params`; not for `progress.unprotected_...`.
@@ -77,44 +76,69 @@ def train(
       data: the loss's other arguments, arrays with one row per example.
       mechanism: from `hg.dp_sgd`; its `examples` must be the number of rows.
       optimizer: any optax optimizer; sees the noisy mean gradient.
-      directory: where ledger, checkpoints and, until the end, the secret are kept.
-      seed: makes the run repeatable, for tests: then it is not private against
-        whoever knows the seed. By default the operating system's entropy is used.
-      block_size: rows that are processed at once; a larger batch takes several
-        blocks. By default most batches fit in one.
+      directory: for the ledger, the checkpoints and, until the end, the secret.
+      seed: makes the run repeatable, for tests, and not private against whoever knows it.
+      block_size: rows processed at once; by default most batches fit in one block.
       checkpoint_every: in steps; one pass over the data by default.
       callback: called after every step.
 
     Raises:
-      InputError: if an argument is wrong; nothing has been spent.
-      DataError: if the data cannot be used; nothing has been spent.
+      InputError, DataError: if an argument or the data is wrong; nothing has been spent.
       ResumeError: if the directory holds a run that this call may not continue.
     """
+    _check(mechanism, optimizer, callback)
+    every = _every(checkpoint_every, mechanism)
+    rows_at_once = None if block_size is None else whole("block_size", block_size)
+    arrays = rows.prepare(data, mechanism.examples)
+    state = initial_state(_arrays(params), mechanism, optimizer)
+    folder = RunDirectory(directory)
+    with folder.locked():
+        found = folder.load()
+        rows_at_once = rows_at_once or _block_size(mechanism, found)
+        job = _Job(clipped_grad(loss, mechanism.clip), mechanism, optimizer, arrays, rows_at_once)
+        name, secret = _open(folder, found, job, state, seed)
+        state, charged = _run(folder, name, secret, job, state, every, callback)
+    return Run(state.params, mechanism, charged, folder.path, seed is not None)
+
+
+def _check(mechanism: Any, optimizer: Any, callback: Any) -> None:
     if not isinstance(mechanism, Mechanism):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputError(f"optimizer must be an optax optimizer, got {optimizer!r}")
     if callback is not None and not callable(callback):
         raise InputError(f"callback must be a function of the progress, got {callback!r}")
-    arrays = rows.prepare(data, mechanism.examples)
-    if block_size is not None:
-        block_size = whole("block_size", block_size)
+
+
+def _every(checkpoint_every: int | None, mechanism: Mechanism) -> int:
+    """Steps from one checkpoint to the next."""
     if checkpoint_every is None:
-        checkpoint_every = max(1, round(mechanism.examples / mechanism.batch_size))
-    every = whole("checkpoint_every", checkpoint_every)
-    state = initial_state(_arrays(params), mechanism, optimizer)
-    folder = RunDirectory(directory)
-    with folder.locked(), contextlib.ExitStack() as stack:
-        found = folder.load()
-        if block_size is None:
-            block_size = found[1].block_size if found else _block_size(mechanism)
-        job = _Job(clipped_grad(loss, mechanism.clip), mechanism, optimizer, arrays, block_size)
-        name, secret = _open(folder, found, job, state, seed)
+        return max(1, round(mechanism.examples / mechanism.batch_size))
+    return whole("checkpoint_every", checkpoint_every)
+
+
+def _run(
+    folder: RunDirectory,
+    name: str,
+    secret: RunSecret | None,
+    job: _Job,
+    state: State,
+    every: int,
+    callback: Callable[[Progress], None] | None,
+) -> tuple[State, int]:
+    """Takes the steps that are left; gives the last state and the steps charged."""
+    mechanism = job.mechanism
+    with contextlib.ExitStack() as stack:
         ledger = Ledger(folder.ledger, name, mechanism.to_dict())
         stack.callback(ledger.close)
         checkpoints = Checkpoints(folder.checkpoints)
         stack.callback(checkpoints.close)
         state, start = _restore(checkpoints, ledger, state)
+        if secret is None and start < mechanism.steps:
+            raise ResumeError(
+                f"{str(folder.path)!r} has lost its secret.key before the end of the run, so its "
+                "steps cannot be repeated; use another directory, which spends anew"
+            )
         if secret is not None:
             for step in range(start, mechanism.steps):
                 ledger.charge(step)
@@ -125,12 +149,7 @@ def train(
                 if callback is not None:
                     callback(Progress(step + 1, mechanism, state.params, state.norm, sums))
             folder.forget_secret()
-        elif start < mechanism.steps:
-            raise ResumeError(
-                f"{str(folder.path)!r} has lost its secret.key before the end of the run, so its "
-                "steps cannot be repeated; use another directory, which spends anew"
-            )
-        return Run(state.params, mechanism, ledger.charged, folder.path, seed is not None)
+        return state, ledger.charged
 
 
 class _Job:
@@ -285,8 +304,10 @@ def _check_finite(state: State, step: int) -> None:
         )
 
 
-def _block_size(mechanism: Mechanism) -> int:
-    """Rows per block where the user does not say."""
+def _block_size(mechanism: Mechanism, found: tuple[str, Identity] | None) -> int:
+    """Rows per block where the user does not say: those of the run that is found."""
+    if found is not None:
+        return found[1].block_size
     # Two standard deviations above the mean: 98 of 100 batches take one block.
     usual = 8 * math.ceil((mechanism.batch_size + 2 * math.sqrt(mechanism.batch_size)) / 8)
     # A CPU is as fast or faster on blocks that stay in its caches, and pads less.
