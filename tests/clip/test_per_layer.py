@@ -93,7 +93,7 @@ def test_the_sensitivity_is_no_less_than_all_bounds_together(norms):
 
 
 @settings(max_examples=300, deadline=None)
-@given(total=st.floats(1e-3, 1e15), parts=st.integers(1, 300))
+@given(total=st.floats(1e-3, 1e15), parts=st.sampled_from([1, 2, 3, 7, 49, 300]))  # shapes compile
 def test_nor_do_the_shares_of_a_total_exceed_it(total, parts):
     rule = PerLayer(total=total)
     assert rule.sensitivity == total
