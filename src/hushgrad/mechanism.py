@@ -176,13 +176,13 @@ def dp_sgd(
       noise_multiplier: noise deviation over the clip's sensitivity. Or give `epsilon`.
 
     Raises:
-      InputError: if an argument is out of range, or not exactly one of the pairs
-        epsilon / noise_multiplier and epochs / steps is given, or the noise on an
-        adaptive clip's count is too small beside the noise multiplier.
+      InputError: if an argument is out of range, not exactly one of each pair is
+        given, or an adaptive clip's count has too little noise beside the sum's.
 
     Warns:
       UserWarning: if delta is above 1 / examples.
     """
+    examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
     rate = _rate(examples, batch_size)
     clip = as_rule(clip).for_batch(batch_size)
     delta = fraction("delta", delta)
@@ -205,7 +205,6 @@ def dp_sgd(
 
 
 def _rate(examples: int, batch_size: int) -> float:
-    examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
     if batch_size > examples:
         raise InputError(
             f"batch_size must be at most the number of examples, got batch_size={batch_size} "
