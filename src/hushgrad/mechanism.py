@@ -7,9 +7,7 @@ is accounted is what runs.
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
-from fractions import Fraction
 from typing import Any
 
 import dp_accounting
@@ -216,11 +214,9 @@ def _rate(examples: int, batch_size: int) -> float:
 def _steps(examples: int, batch_size: int, epochs: float | None, steps: int | None) -> int:
     if (epochs is None) == (steps is None):
         raise InputError(f"give one of epochs and steps, got epochs={epochs!r}, steps={steps!r}")
-    if steps is not None:
+    if epochs is None:
         return whole("steps", steps)
-    # In fractions: 0.1 epochs of 600 in batches of 60 is one step, not two.
-    passes = Fraction(repr(positive("epochs", epochs)))
-    return math.ceil(passes * examples / batch_size)
+    return accounting.whole_steps(examples, batch_size, positive("epochs", epochs))
 
 
 def _noise(

@@ -1,12 +1,51 @@
-"""From a mechanism's event to epsilon and delta, and from epsilon to noise.
+"""From a mechanism's event to epsilon and delta, and from a budget to what to run.
 
 Every accountant is one file here with `epsilon` and `delta`, listed in
-`accountants.py`. The language is `dp_accounting`'s `DpEvent`.
+`accountants.py`. The language is `dp_accounting`'s `DpEvent`; the Gaussian family, where
+nearly all training lives, is composed in `losses`, with certified bounds.
 """
 
-from hushgrad.accounting.accountants import ACCOUNTANTS, delta, epsilon
-from hushgrad.accounting.calibration import smallest_noise
-from hushgrad.accounting.events import poisson_gaussian
+from hushgrad.accounting.accountants import (
+    ACCOUNTANTS,
+    delta,
+    delta_interval,
+    epsilon,
+    epsilon_interval,
+)
+from hushgrad.accounting.bounds import Bound, bounds
+from hushgrad.accounting.calibration import Calibration, calibrate, smallest_noise, whole_steps
+from hushgrad.accounting.events import RELATIONS, poisson_gaussian
+from hushgrad.accounting.losses import Interval
+from hushgrad.accounting.profile import (
+    Profile,
+    TradeOff,
+    advantage,
+    posterior,
+    profile,
+    trade_off,
+)
 from hushgrad.accounting.statement import statement
 
-__all__ = ["ACCOUNTANTS", "delta", "epsilon", "poisson_gaussian", "smallest_noise", "statement"]
+__all__ = [
+    "ACCOUNTANTS",
+    "RELATIONS",
+    "Bound",
+    "Calibration",
+    "Interval",
+    "Profile",
+    "TradeOff",
+    "advantage",
+    "bounds",
+    "calibrate",
+    "delta",
+    "delta_interval",
+    "epsilon",
+    "epsilon_interval",
+    "poisson_gaussian",
+    "posterior",
+    "profile",
+    "smallest_noise",
+    "statement",
+    "trade_off",
+    "whole_steps",
+]

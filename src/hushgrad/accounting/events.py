@@ -1,56 +1,167 @@
-"""The events of the mechanisms, in `dp_accounting`'s language."""
+"""Events in `dp_accounting`'s language, read so that its known faults are out of reach.
+
+A noise multiplier is the noise's standard deviation over the clip, whatever the
+neighbouring relation: replacing an example may move a sum by two clips, and that is
+counted here, never left to whoever writes the event.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import dp_accounting
+from dp_accounting import dp_event
 
+from hushgrad.accounting.losses import Release
 from hushgrad.errors import InputError
 
-__all__ = ["poisson_gaussian", "poisson_gaussian_parts"]
+__all__ = [
+    "RELATIONS",
+    "Parts",
+    "as_event",
+    "as_relation",
+    "flattened",
+    "poisson_gaussian",
+    "releases",
+]
+
+RELATIONS = ("add-or-remove-one", "replace-one", "replace-special")
+
+Parts = Sequence[tuple[dp_accounting.DpEvent, int]]
 
 
 def poisson_gaussian(rate: float, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
     """`steps` Gaussian releases, each of a fresh Poisson sample.
 
-    Numbers are made floats here: `dp_accounting` 0.6 skips the rest of a sampled
-    composition that holds an integer noise multiplier.
+    Args:
+      rate: probability that an example takes part in one release; 1 for all of them.
+      noise_multiplier: standard deviation of the noise over the clip.
+      steps: number of releases.
     """
-    gaussian = dp_accounting.GaussianDpEvent(float(noise_multiplier))
-    sampled = dp_accounting.PoissonSampledDpEvent(float(rate), gaussian)
+    released = dp_accounting.GaussianDpEvent(float(noise_multiplier))
+    sampled = dp_accounting.PoissonSampledDpEvent(float(rate), released)
     return dp_accounting.SelfComposedDpEvent(sampled, int(steps))
 
 
-def poisson_gaussian_parts(event: Any) -> tuple[float, float, int]:
-    """Rate, noise multiplier and steps of an event that `poisson_gaussian` makes.
+def as_event(event: Any) -> dp_accounting.DpEvent:
+    """The event of a mechanism, or the event itself.
 
     Raises:
-      InputError: for any other event: `dp_accounting` answers too low for some of
-        them, so none is taken on trust.
+      InputError: if it is neither.
+    """
+    # A composed event has an `event` of its own: looking into it would drop the count.
+    found = event if isinstance(event, dp_accounting.DpEvent) else getattr(event, "event", None)
+    if not isinstance(found, dp_accounting.DpEvent):
+        raise InputError(f"event must be a mechanism or a dp_accounting.DpEvent, got {event!r}")
+    return found
+
+
+def as_relation(event: Any, relation: str | None) -> str:
+    """The neighbouring relation that is asked for, else the mechanism's own.
+
+    Raises:
+      InputError: if it is not one of `RELATIONS`.
+    """
+    if relation is None:
+        relation = getattr(event, "neighbouring_relation", RELATIONS[0])
+    if relation not in RELATIONS:
+        known = ", ".join(repr(name) for name in RELATIONS)
+        raise InputError(f"relation must be one of {known}, got {relation!r}")
+    return relation
+
+
+def flattened(event: dp_accounting.DpEvent, count: int = 1) -> list[tuple[Any, int]]:
+    """The event's parts and how often each occurs, their numbers checked and made floats.
+
+    Raises:
+      InputError: for a number out of range, which would be answered with NaN.
     """
     match event:
-        case dp_accounting.SelfComposedDpEvent(
-            event=dp_accounting.PoissonSampledDpEvent(
-                sampling_probability=rate,
-                event=dp_accounting.GaussianDpEvent(noise_multiplier=noise_multiplier),
-            ),
-            count=steps,
+        case dp_accounting.NoOpDpEvent():
+            return []
+        case dp_accounting.SelfComposedDpEvent(event=inner, count=times):
+            if times != int(times) or times < 0:
+                raise InputError(f"count must be a whole number of zero or more, got {times!r}")
+            return flattened(inner, count * int(times)) if times else []
+        case dp_accounting.ComposedDpEvent(events=events):
+            return [part for inner in events for part in flattened(inner, count)]
+        case dp_accounting.PoissonSampledDpEvent(sampling_probability=rate, event=inner):
+            rate = _within("sampling_probability", rate, 0, 1)
+            if rate in (0, 1):
+                return flattened(inner, count) if rate else []
+            return [(dp_accounting.PoissonSampledDpEvent(rate, _joint(inner)), count)]
+        case dp_accounting.SampledWithoutReplacementDpEvent(
+            source_dataset_size=examples, sample_size=size, event=inner
         ):
-            return _checked(float(rate), float(noise_multiplier), int(steps))
+            _within("sample_size", size, 0, examples)
+            sampled = dp_accounting.SampledWithoutReplacementDpEvent
+            return [(sampled(int(examples), int(size), _joint(inner)), count)]
+        case dp_accounting.GaussianDpEvent(noise_multiplier=noise):
+            return [(_gaussian(noise), count)]
+        case dp_accounting.LaplaceDpEvent(noise_multiplier=noise):
+            noise = _within("noise_multiplier", noise, 0, math.inf)
+            return [(dp_accounting.LaplaceDpEvent(noise) if noise else _NOTHING_KEPT, count)]
+    return [(event, count)]
+
+
+_NOTHING_KEPT = dp_accounting.NonPrivateDpEvent()
+
+
+def releases(parts: Parts) -> list[tuple[Release, int]] | None:
+    """The parts as Gaussian releases, or None if some are not."""
+    found = []
+    for event, count in parts:
+        match event:
+            case dp_accounting.GaussianDpEvent(noise_multiplier=noise):
+                found.append((Release(noise), count))
+            case dp_accounting.PoissonSampledDpEvent(
+                sampling_probability=rate,
+                event=dp_accounting.GaussianDpEvent(noise_multiplier=noise),
+            ):
+                found.append((Release(noise, rate), count))
+            case dp_event.MixtureOfGaussiansDpEvent():
+                found.append((_mixture(event), count))
+            case _:
+                return None
+    return found
+
+
+def _mixture(event: dp_event.MixtureOfGaussiansDpEvent) -> Release:
+    noise = _within("standard_deviation", event.standard_deviation, 1e-300, math.inf)
+    parts = tuple(_within("sensitivities", s, 0, math.inf) for s in event.sensitivities)
+    weights = tuple(_within("sampling_probs", w, 0, 1) for w in event.sampling_probs)
+    if not parts or not math.isclose(sum(weights), 1, rel_tol=1e-9):
+        raise InputError(f"sampling_probs must add up to 1, got {event.sampling_probs!r}")
+    kept = [(s, w) for s, w in zip(parts, weights, strict=True) if w]
+    return Release(noise, 1.0, tuple(s for s, _ in kept), tuple(w for _, w in kept))
+
+
+def _joint(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
+    """What is released of one sample: several Gaussians of it are one, exactly.
+
+    `dp_accounting` 0.6 drops the rest of a sampled composition that holds an integer
+    noise multiplier; nothing is left to drop here.
+    """
+    parts = flattened(event)
+    if all(isinstance(part, dp_accounting.GaussianDpEvent) for part, _ in parts):
+        square = math.fsum(count / part.noise_multiplier**2 for part, count in parts)
+        return _gaussian(square**-0.5) if square else dp_accounting.NoOpDpEvent()
+    if len(parts) == 1 and parts[0][1] == 1:
+        return parts[0][0]
     raise InputError(
-        "event must be a mechanism or a self-composed Poisson-sampled Gaussian "
-        f"(hushgrad.accounting.poisson_gaussian makes one), got {event!r}"
+        f"several releases of one sample must all be Gaussian to be accounted for, got {event!r}"
     )
 
 
-def _checked(rate: float, noise_multiplier: float, steps: int) -> tuple[float, float, int]:
-    """Numbers out of range would be answered with NaN, which compares as nothing spent."""
-    if not 0 < rate <= 1:
-        raise InputError(f"sampling rate must be in (0, 1], got {rate!r}")
-    if not 0 < noise_multiplier < math.inf:
-        raise InputError(f"noise_multiplier must be positive and finite, got {noise_multiplier!r}")
-    if steps < 0:
-        raise InputError(f"steps must be zero or more, got {steps!r}")
-    return rate, noise_multiplier, steps
+def _gaussian(noise_multiplier: Any) -> dp_accounting.DpEvent:
+    noise = _within("noise_multiplier", noise_multiplier, 0, math.inf)
+    return dp_accounting.GaussianDpEvent(noise) if noise else _NOTHING_KEPT
+
+
+def _within(name: str, value: Any, least: float, most: float) -> float:
+    number = float(value)
+    if not least <= number <= most or math.isinf(number):
+        raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value!r}")
+    return number

@@ -1,0 +1,150 @@
+"""What one release may look like with and without somebody: pairs of distributions.
+
+A pair (P, Q) dominates a release if no neighbouring data sets give outputs that are
+easier to tell apart; then composing the pairs bounds the composed releases (Zhu, Dong
+and Wang 2022, arXiv 2106.08567). Here both are mixtures of unit Gaussians on a line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special
+
+__all__ = ["Mixture", "Pair", "Release", "dominating"]
+
+RELATIONS = ("add-or-remove-one", "replace-one", "replace-special")
+
+_Array = Float[np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Unit Gaussians around `means`, drawn with probabilities `weights`."""
+
+    means: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def density(self, x: _Array) -> _Array:
+        """Of the mixture at every x."""
+        return sum(
+            (
+                w * np.exp(-0.5 * np.square(x - m)) / math.sqrt(2 * math.pi)
+                for m, w in zip(self.means, self.weights, strict=True)
+            ),
+            start=np.zeros_like(x),
+        )
+
+    def log_ratio(self, x: _Array) -> _Array:
+        """Logarithm of the density over that of N(0, 1), exact where it is near zero."""
+        if len(self.means) == 1:
+            return self.means[0] * x - 0.5 * self.means[0] ** 2
+        terms = [m * x - 0.5 * m * m for m in self.means]
+        small = np.zeros_like(x)
+        for term, w in zip(terms, self.weights, strict=True):
+            small += w * np.expm1(np.minimum(term, 30.0))
+        large = special.logsumexp(
+            np.stack(terms), axis=0, b=np.array(self.weights).reshape(-1, *[1] * x.ndim)
+        )
+        return np.where(np.maximum.reduce(terms) < 30.0, np.log1p(np.maximum(small, -1)), large)
+
+    def upper(self, tail: float) -> float:
+        """A point with at most `tail` of the mixture above it."""
+        each = np.array(self.weights) * len(self.weights)
+        with np.errstate(divide="ignore"):
+            quantiles = special.ndtri_exp(np.minimum(math.log(tail) - np.log(each), math.log(0.5)))
+        return float(np.max(np.where(each > tail, np.array(self.means) - quantiles, -np.inf)))
+
+    def reflected(self) -> Mixture:
+        """The mixture of -x."""
+        return Mixture(tuple(-m for m in self.means), self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two mixtures; the privacy loss log(P/Q) grows with x."""
+
+    p: Mixture
+    q: Mixture
+
+    def loss(self, x: _Array) -> _Array:
+        """The privacy loss at every x."""
+        return self.p.log_ratio(x) - self.q.log_ratio(x)
+
+    def range(self, tail: float) -> tuple[float, float]:
+        """Between these lies P but for at most `tail` on either side."""
+        return -self.p.reflected().upper(tail), self.p.upper(tail)
+
+    def inverse(self, losses: _Array, low: float, high: float) -> _Array:
+        """Where the loss takes these values, in [low, high]: by table, then by Newton's steps."""
+        x = np.linspace(low, high, 2001)
+        y = np.maximum.accumulate(self.loss(x))
+        cell = np.clip(np.searchsorted(y, losses) - 1, 0, len(x) - 2)
+        a, b = x[cell], x[cell + 1]
+        rise = np.maximum(y[cell + 1] - y[cell], 1e-300)
+        at = np.clip(a + (b - a) * (losses - y[cell]) / rise, a, b)
+        for _ in range(40):
+            off = self.loss(at) - losses
+            a, b = np.where(off <= 0, at, a), np.where(off >= 0, at, b)
+            step = 1e-4 * (b - a) + 1e-12
+            slope = (self.loss(at + step) - self.loss(at - step)) / (2 * step)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                newton = at - off / slope
+            inside = (newton > a) & (newton < b)
+            moved = np.where(inside, newton, 0.5 * (a + b))
+            if np.max(np.abs(moved - at), initial=0) < 1e-11:
+                break
+            at = moved
+        return at
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """One noisy sum: with some probability somebody's part in it is some number of clips.
+
+    Attributes:
+      noise_multiplier: standard deviation of the noise over one clip.
+      rate: probability that somebody takes part at all.
+      parts: by how many clips the sum then changes, if not always by one.
+      weights: probabilities of the `parts`.
+    """
+
+    noise_multiplier: float
+    rate: float = 1.0
+    parts: tuple[float, ...] = (1.0,)
+    weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Everybody takes part, always in the same way."""
+        return self.rate == 1 and len(self.parts) == 1
+
+    def mixture(self) -> Mixture:
+        """Of the sum's shift, in standard deviations of the noise."""
+        means = [part / self.noise_multiplier for part in self.parts]
+        weights = [self.rate * w for w in self.weights]
+        if self.rate < 1:
+            means, weights = [0.0, *means], [1 - self.rate, *weights]
+        return Mixture(tuple(means), tuple(weights))
+
+
+_NOTHING = Mixture((0.0,), (1.0,))
+
+
+def dominating(release: Release, relation: str) -> Sequence[Pair]:
+    """The release's dominating pairs, one for each direction of the relation.
+
+    Adding and removing somebody are different directions where who takes part is
+    drawn; a sequence of releases goes all in one direction. A replaced example may
+    push the sum from one side of what it was to the other (Lebeda, Regehr, Kamath and
+    Steinke 2024, arXiv 2405.20769). Replaced by the special example, whose gradient is
+    zero, it is as if it were removed.
+    """
+    shifted = release.mixture()
+    if relation == "replace-one":
+        return (Pair(shifted, shifted.reflected()),)
+    return Pair(shifted, _NOTHING), Pair(_NOTHING, shifted.reflected())
