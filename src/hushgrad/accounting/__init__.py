@@ -24,6 +24,7 @@ from hushgrad.accounting.profile import (
     profile,
     trade_off,
 )
+from hushgrad.accounting.running import running
 from hushgrad.accounting.statement import statement
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "poisson_gaussian",
     "posterior",
     "profile",
+    "running",
     "smallest_noise",
     "statement",
     "trade_off",

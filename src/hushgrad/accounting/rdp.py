@@ -35,8 +35,9 @@ def epsilon(parts: Parts, delta: float, relation: str) -> float:
     accountant = _accountant(parts, relation)
     best, order = accountant.get_epsilon_and_optimal_order(delta)
     if order < accountant.orders[-1]:
-        return best
-    return min(best, _accountant(parts, relation, _MORE_ORDERS).get_epsilon(delta))
+        return float(best)
+    more = _accountant(parts, relation, _MORE_ORDERS).get_epsilon(delta)
+    return float(min(best, more))
 
 
 def delta(parts: Parts, epsilon: float, relation: str) -> float:
@@ -44,8 +45,9 @@ def delta(parts: Parts, epsilon: float, relation: str) -> float:
     accountant = _accountant(parts, relation)
     best, order = accountant.get_delta_and_optimal_order(epsilon)
     if order < accountant.orders[-1]:
-        return best
-    return min(best, _accountant(parts, relation, _MORE_ORDERS).get_delta(epsilon))
+        return float(best)
+    more = _accountant(parts, relation, _MORE_ORDERS).get_delta(epsilon)
+    return float(min(best, more))
 
 
 def divergences(parts: Parts, relation: str, orders: Sequence[float]) -> list[float]:

@@ -18,10 +18,12 @@ from hushgrad.accounting.losses.certified import (
     profile_upper,
 )
 from hushgrad.accounting.losses.pairs import Release
+from hushgrad.accounting.losses.running import Running
 
 __all__ = [
     "Interval",
     "Release",
+    "Running",
     "delta_interval",
     "delta_upper",
     "epsilon_interval",

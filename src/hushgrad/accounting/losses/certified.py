@@ -16,6 +16,7 @@ from hushgrad.accounting.losses.pairs import Pair, Release, dominating
 
 __all__ = [
     "Interval",
+    "composed_for",
     "delta_interval",
     "delta_upper",
     "epsilon_interval",
@@ -23,22 +24,37 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "profile_upper",
+    "root",
 ]
 
 Releases = Sequence[tuple[Release, int]]
 
-# The grid's spacing over the standard deviation of one loss, and the mean's weight in it:
-# epsilon is then too large by less than a thousandth.
-_SPACING, _MEAN = 0.045, 0.01
+# The grid's spacing over the standard deviation of one loss, at most and where that takes
+# no more points than this; and the mean's weight beside the deviation. Epsilon is too large
+# by less than a thousandth, or a ten thousandth.
+_SPACING, _FINE, _FINE_POINTS = 0.045, 0.02, 2**17
+_MEAN = 0.01
 _WIDEST = 0.5
+# A first tilt over the second; and the logarithm of a Chernoff bound over the tail that it
+# bounds, from which on the tail is too small beside the errors.
+_LESS, _DROWNED = 0.7, 14.0
+# How much coarser the grid is made where a window of it would be too long.
+_COARSER = (1, 6, 36, 216)
 # A lower bound is sought on finer grids until it is so near, relatively or absolutely.
 _GAP, _ABSOLUTE_GAP = 5e-3, 1e-3
 _POINTS = 2**20
 # Share of delta that may be lost by cutting off the losses' tails.
 _CUT = 1e-4
-_MOST_LEVELS = 1024
+_MOST_LEVELS = 512
 # A profile goes down to this delta; one tilt serves where the best is so near, in logarithms.
 _FINEST_DELTA, _SAME_TILT = 1e-15, 0.3
+# So far apart, the root of the closed form is lost in rounding.
+_HOPELESS = 1e6
+_SMALLEST_DELTA = 1e-290
+# Of a delta that is reached, relatively.
+_PRECISION = 1e-8
+# Rounding of a closed form.
+_EXACT = 1e-10
 
 
 class Interval(NamedTuple):
@@ -59,9 +75,9 @@ def epsilon_interval(releases: Releases, delta: float, relation: str) -> Interva
     below = _Problem.of(releases, relation, upper=False)
     lower = below.epsilon(delta)
     for finer in (4, 16):
-        if upper - lower <= max(_GAP * upper, _ABSOLUTE_GAP):
+        if upper - lower <= max(_GAP * upper, _ABSOLUTE_GAP) or below.levelled:
             break
-        below = dataclasses.replace(below, spacing=_SPACING / finer)
+        below = dataclasses.replace(below, finer=finer)
         lower = max(lower, below.epsilon(delta))
     return Interval(min(lower, upper), upper)
 
@@ -83,6 +99,13 @@ def delta_interval(releases: Releases, epsilon: float, relation: str) -> Interva
     return Interval(min(lower, upper), upper)
 
 
+def composed_for(pairs: Sequence[tuple[Pair, int]], delta: float, coarser: int) -> Composition:
+    """The losses of some pairs, from above, on a grid that suits their sum at `delta`."""
+    composed = _Problem((tuple(pairs),), 0.0, upper=True).composed(pairs, delta, coarser)
+    assert composed is not None
+    return composed
+
+
 @dataclasses.dataclass(frozen=True)
 class _Problem:
     """The directions of a composition, each a list of pairs and how often they occur."""
@@ -90,7 +113,17 @@ class _Problem:
     directions: tuple[tuple[tuple[Pair, int], ...], ...]
     gaussian: float
     upper: bool
-    spacing: float = _SPACING
+    finer: int = 1
+
+    @property
+    def levelled(self) -> bool:
+        """So many noise levels that a finer grid would not help."""
+        return any(len(pairs) > _MOST_LEVELS // 4 for pairs in self.directions)
+
+    @property
+    def longest(self) -> int:
+        """Points of the longest window; a bound from below bears no coarser grid."""
+        return 2**21 if self.upper else 2**23
 
     @classmethod
     def of(cls, releases: Releases, relation: str, *, upper: bool) -> _Problem:
@@ -114,13 +147,15 @@ class _Problem:
     def epsilon(self, delta: float) -> float:
         """Bound on epsilon: the largest over the directions."""
         if not self.directions:
-            return gaussian_epsilon(self.gaussian, delta)
+            rounding = _EXACT if self.upper else -_EXACT
+            return gaussian_epsilon(self.gaussian, delta) * (1 + rounding)
         return max(self._epsilon(d, delta) for d in self.directions)
 
     def delta(self, epsilon: float) -> float:
         """Bound on delta: the largest over the directions."""
         if not self.directions:
-            return gaussian_delta(self.gaussian, epsilon)
+            rounding = _EXACT if self.upper else -_EXACT
+            return min(1.0, gaussian_delta(self.gaussian, epsilon) * (1 + rounding))
         return max(self._delta(d, epsilon) for d in self.directions)
 
     def profile(self, epsilons: Sequence[float]) -> list[float]:
@@ -131,7 +166,7 @@ class _Problem:
         return [max(found) for found in zip(*each, strict=True)]
 
     def _profile(self, pairs: Sequence[tuple[Pair, int]], epsilons: Sequence[float]) -> list[float]:
-        composed = self._composed(pairs, _FINEST_DELTA)
+        composed = self.composed(pairs, _FINEST_DELTA)
         if composed is None:
             return [0.0 for _ in epsilons]
         out, series, tilt = [], None, math.nan
@@ -139,36 +174,62 @@ class _Problem:
             theta = composed.tilt(epsilon=epsilon)
             if not abs(math.log(theta / tilt)) < _SAME_TILT if series else True:
                 bound = math.exp(min(0.0, composed.cumulant(theta) - theta * epsilon))
-                series, tilt = composed.series(theta, max(1e-3 * bound, _FINEST_DELTA)), theta
-            out.append(series.deltas(upper=self.upper)(epsilon) if series else float(self.upper))
+                cut = max(1e-3 * bound, _FINEST_DELTA)
+                series, tilt = composed.series(theta, cut, self.longest), theta
+            out.append(series.deltas(upper=self.upper)(epsilon)[0] if series else float(self.upper))
         return out
 
     def _epsilon(self, pairs: Sequence[tuple[Pair, int]], delta: float) -> float:
-        composed = self._composed(pairs, delta)
-        if composed is None:
-            return 0.0
-        series, theta = _series(composed, delta, delta=delta)
-        if series is None:
-            return _chernoff_epsilon(composed, theta, delta) if self.upper else 0.0
-        return _root(series, delta, upper=self.upper)
-
-    def _delta(self, pairs: Sequence[tuple[Pair, int]], epsilon: float) -> float:
-        guess = 1e-12
-        for _ in range(3):
-            composed = self._composed(pairs, guess)
+        worst = 0.0
+        for coarser in _COARSER:
+            composed = self.composed(pairs, delta, coarser)
             if composed is None:
                 return 0.0
-            theta = composed.tilt(epsilon=epsilon)
-            bound = min(0.5, math.exp(composed.cumulant(theta) - theta * epsilon))
-            if guess <= bound:
-                break
-            guess = max(bound * 1e-3, 1e-290)
-        series = composed.series(theta, max(bound * 1e-3, 1e-290))
-        if series is None:
-            return bound + composed.beyond if self.upper else 0.0
-        return series.deltas(upper=self.upper)(epsilon)
+            theta = composed.tilt(delta=delta)
+            found = self._by_series(composed, theta, delta)
+            if found is not None:
+                return found
+            worst = _chernoff_epsilon(composed, theta, delta)
+        return worst if self.upper else 0.0
 
-    def _composed(self, pairs: Sequence[tuple[Pair, int]], delta: float) -> Composition | None:
+    def _by_series(self, composed: Composition, theta: float, delta: float) -> float | None:
+        """The best of the bounds by one tilt or two; None if the windows are too long.
+
+        The tilt of the best Chernoff bound may weigh the sum's typical values as much as
+        rare ones far above, and makes the window long; a smaller one drowns small deltas
+        in errors.
+        """
+        best = None
+        for tilt in (_LESS * theta, theta):
+            series = composed.series(tilt, delta, self.longest)
+            if series is None:
+                continue
+            found = root(series, delta, upper=self.upper)
+            best = found if best is None else (min if self.upper else max)(best, found)
+            if series.base - tilt * best - math.log(delta) < _DROWNED and best > 0:
+                break
+        return best
+
+    def _delta(self, pairs: Sequence[tuple[Pair, int]], epsilon: float) -> float:
+        bound, cut = 0.5, 1e-12
+        for coarser in _COARSER:
+            for _ in range(3):
+                composed = self.composed(pairs, cut, coarser)
+                if composed is None:
+                    return 0.0
+                theta = composed.tilt(epsilon=epsilon)
+                bound = min(0.5, math.exp(composed.cumulant(theta) - theta * epsilon))
+                if cut <= bound:
+                    break
+                cut = max(bound * 1e-3, _SMALLEST_DELTA)
+            series = composed.series(theta, max(bound * 1e-3, _SMALLEST_DELTA), self.longest)
+            if series is not None:
+                return series.deltas(upper=self.upper)(epsilon)[0]
+        return bound + composed.beyond if self.upper else 0.0
+
+    def composed(
+        self, pairs: Sequence[tuple[Pair, int]], delta: float, coarser: int = 1
+    ) -> Composition | None:
         """The losses on a common grid; None if the bound from below has nothing left."""
         total = sum(count for _, count in pairs)
         tail = max(_CUT * delta / total, 1e-300)
@@ -177,7 +238,10 @@ class _Problem:
         variance = math.fsum(v * count for _, v, count in seen)
         # What a grid adds must be little beside the spread of the sum or beside its mean.
         scale = math.hypot(math.sqrt(variance), _MEAN * mean)
-        interval = min(_WIDEST, max(self.spacing * scale / math.sqrt(total), 1e-12))
+        points = 16 * math.sqrt(total) * math.sqrt(len(pairs))
+        spacing = min(_SPACING, max(_FINE, points / _FINE_POINTS))
+        spacing = spacing * coarser / self.finer
+        interval = min(_WIDEST, max(spacing * scale / math.sqrt(total), 1e-12))
         interval = max(interval, 16 * math.sqrt(variance) / _POINTS)
         if not self.upper:
             interval = _aligned(pairs, interval, 8 * math.sqrt(variance) / _POINTS, tail)
@@ -203,41 +267,43 @@ def _aligned(
     return nearest if nearest >= finest else interval
 
 
-def _series(composed: Composition, cut: float, *, delta: float) -> tuple[Series | None, float]:
-    theta = composed.tilt(delta=delta)
-    return composed.series(theta, cut), theta
-
-
 def _chernoff_epsilon(composed: Composition, theta: float, delta: float) -> float:
     """Sound without knowing the distribution, and less tight."""
     left = delta - composed.beyond
     return max(0.0, (composed.cumulant(theta) - math.log(left)) / theta) if left > 0 else math.inf
 
 
-def _root(series: Series, delta: float, *, upper: bool) -> float:
-    """Where the bound on delta reaches `delta`, on the sound side."""
+def root(series: Series, delta: float, *, upper: bool, guess: float | None = None) -> float:
+    """Where the bound on delta reaches `delta`, on the sound side, by Newton's steps."""
     bound = series.deltas(upper=upper)
     start = max(0.0, series.first * series.interval)
     end = (series.first + series.size) * series.interval
-    high = max(start, (series.base - math.log(delta)) / series.theta)
-    while bound(high) > delta:
-        if high > end:
-            return math.inf if upper else high
-        high += max(series.interval, 0.1 * abs(high))
-    low, step = high, 4 * series.interval
-    while bound(low) <= delta:
-        if low <= start:
-            # Nothing reaches delta: the bound from above is already kept here.
-            return low if upper else 0.0
-        low, step = max(start, low - step), 2 * step
-    if low == high:
-        return low
-    precision = 1e-9 * max(high, 1e-6)
-    found = optimize.root_scalar(
-        lambda e: math.log(max(bound(e), 1e-320) / delta), bracket=(low, high), xtol=precision
-    ).root
-    # The bound decreases, so a step aside makes up for the root's error.
-    return found + 2 * precision if upper else max(0.0, found - 2 * precision)
+    low, high = start, math.inf  # the bound exceeds delta at low, unless that is the start
+    at = max(start, (series.base - math.log(delta)) / series.theta if guess is None else guess)
+    reached = False
+    for _ in range(200):
+        value, fall = bound(at)
+        if value <= delta:
+            high = at
+            if at <= start:
+                return start if upper else 0.0
+        else:
+            low, reached = at, True
+            if at > end:
+                return math.inf if upper else at
+        off = math.log(max(value, 1e-320) / delta)
+        if abs(off) < _PRECISION and (off <= 0) == upper:
+            return at
+        if high - low <= 1e-12 * high:
+            break
+        # Aimed a little to the sound side.
+        aim = off + (0.5 if upper else -0.5) * _PRECISION
+        at = at + aim * value / fall if fall > 0 and 0 < value < 1 else math.nan
+        if not low < at < high:
+            at = 0.5 * (low + high) if high < math.inf else low + max(series.interval, 0.2 * low)
+            if high < math.inf and high - start < series.interval:
+                at = start if low == start and not reached else at
+    return high if upper else (low if reached else 0.0)
 
 
 def _levelled(releases: Releases, upper: bool) -> list[tuple[Release, int]]:
@@ -257,10 +323,8 @@ def _levelled(releases: Releases, upper: bool) -> list[tuple[Release, int]]:
     for release, count in counts.items():
         place = (math.log(release.noise_multiplier) - min(spans)) / step
         place = math.floor(place) if upper else math.ceil(place)
-        noise = math.exp(min(spans) + place * step)
-        noise = (
-            min(noise, release.noise_multiplier) if upper else max(noise, release.noise_multiplier)
-        )
+        own, noise = release.noise_multiplier, math.exp(min(spans) + place * step)
+        noise = min(noise, own) if upper else max(noise, own)
         level = dataclasses.replace(release, noise_multiplier=noise)
         levels[level] = levels.get(level, 0) + count
     return list(levels.items())
@@ -277,9 +341,11 @@ def gaussian_delta(shift: float, epsilon: float) -> float:
 
 def gaussian_epsilon(shift: float, delta: float) -> float:
     """The epsilon at which `gaussian_delta` is `delta`."""
-    if gaussian_delta(shift, 0.0) <= delta:
+    if shift == 0 or gaussian_delta(shift, 0.0) <= delta:
         return 0.0
     high = shift * (shift / 2 + math.sqrt(2 * math.log(1 / delta))) + 1e-9
+    if shift > _HOPELESS:
+        return high
     return optimize.root_scalar(
         lambda e: math.log(max(gaussian_delta(shift, e), 1e-320) / delta),
         bracket=(0.0, high),

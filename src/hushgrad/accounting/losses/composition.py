@@ -22,8 +22,7 @@ __all__ = ["Composition"]
 _ROUNDING = 2.0**-53
 # Natural logarithms of what is cut off: of the tilted sum outside of the window, of
 # the sum above the window over delta, of the largest frequency that is left out.
-_OUTSIDE, _ABOVE, _UNHEARD = -23.0, -9.0, -46.0
-_LARGEST_WINDOW = 2**24
+_OUTSIDE, _ABOVE, _UNHEARD = -34.0, -9.0, -46.0
 # Up to so many frequencies are summed one by one.
 _FEW = 1024
 
@@ -83,8 +82,8 @@ class Composition:
         )
         return math.exp(found.x)
 
-    def series(self, theta: float, delta: float) -> Series | None:
-        """The tilted sum as a Fourier series; None if that would be too long."""
+    def series(self, theta: float, delta: float, longest: int) -> Series | None:
+        """The tilted sum as a Fourier series; None if its window has over `longest` points."""
         base = self.cumulant(theta)
         mean, deviation = self.spread(theta)
         rates = np.array([0.5, 1.0, 2.0, 4.0, 7.0, 11.0]) / max(deviation, self.interval)
@@ -95,10 +94,10 @@ class Composition:
         low = max((_OUTSIDE - c + base) / rate for c, rate in down)
         first = math.floor(min(low, mean) / self.interval) - 1
         size = math.ceil(max(high, mean) / self.interval) + 1 - first
-        if size > _LARGEST_WINDOW:
+        if size > longest:
             return None
         size = fft.next_fast_len(size, real=True) or size
-        log, angle = self._frequencies(theta, size)
+        log, angle = self.frequencies(theta, size)
         return Series(
             interval=self.interval,
             theta=theta,
@@ -111,7 +110,7 @@ class Composition:
             beyond=self.beyond + delta * math.exp(_ABOVE),
         )
 
-    def _frequencies(self, theta: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def frequencies(self, theta: float, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Logarithms and angles of the characteristic function, where it matters or not."""
         log = np.zeros(size // 2 + 1)
         angle = np.zeros(size // 2 + 1)
@@ -149,29 +148,30 @@ class Series:
     releases: int
     beyond: float
 
-    def deltas(self, *, upper: bool) -> Callable[[float], float]:
-        """A bound on delta from above or from below, as a function of epsilon."""
+    def deltas(self, *, upper: bool) -> Callable[[float], tuple[float, float]]:
+        """A bound on delta from above or from below, and its fall, as functions of epsilon."""
         sums = self._few() if np.sum(self.log > _UNHEARD) <= _FEW else self._many()
         error = self._error() if upper else -self._error()
         # What was outside of the window wraps around into it: more than is true.
         wrapped = 0.0 if upper else 2 * math.exp(_OUTSIDE)
         beyond = self.beyond if upper else 0.0
-        decay = np.array(self.theta * self.interval)
+        decay = self.theta * self.interval
 
-        def at(epsilon: float) -> float:
+        def at(epsilon: float) -> tuple[float, float]:
             start = math.floor(epsilon / self.interval) + 1 - self.first
             if start <= 0 and upper:
-                return 1.0  # what was below the window is not in the series
+                return 1.0, 0.0  # what was below the window is not in the series
             start = max(0, start)
             if start >= self.size:
-                return beyond
+                return beyond, 0.0
             # Over the points above epsilon, which begin at number `start` of the window.
             inside, outside = sums(start)
             point = (self.first + start) * self.interval
-            value = inside - math.exp(min(0.0, epsilon - point)) * outside - wrapped
-            value += error * float(_geometric(decay, self.size - start))
+            share = math.exp(min(0.0, epsilon - point))
+            room = error * math.expm1(-decay * (self.size - start)) / math.expm1(-decay)
             scale = math.exp(min(700.0, self.base - self.theta * point))
-            return min(1.0, max(0.0, scale * value + beyond))
+            value = scale * (inside - share * outside - wrapped + room) + beyond
+            return min(1.0, max(0.0, value)), scale * share * outside
 
         return at
 
@@ -186,13 +186,15 @@ class Series:
         level[(frequency > 0) & (2 * frequency < self.size)] *= 2
         turn = 2 * np.pi * frequency / self.size
         rate = self.theta * self.interval - 1j * turn
+        first, second = np.expm1(-rate), np.expm1(-(rate + self.interval))
 
         def sums(start: int) -> tuple[float, float]:
             count = self.size - start
             here = level * np.exp(1j * turn * ((self.first + start) % self.size))
-            inside = np.sum((here * _geometric(rate, count)).real)
-            outside = np.sum((here * _geometric(rate + self.interval, count)).real)
-            return float(inside), float(outside)
+            # Geometric sums of exp(-rate * j) over j below `count`.
+            inside = here * np.expm1(-rate * count) / first
+            outside = here * np.expm1(-(rate + self.interval) * count) / second
+            return float(inside.real.sum()), float(outside.real.sum())
 
         return sums
 
@@ -215,13 +217,5 @@ class Series:
         to as many as there are releases.
         """
         one = 8 * _ROUNDING * math.log2(self.size + 2)
-        known = np.exp(np.minimum(0.0, self.log))
-        sums = 2 * float(known.sum()) / self.size
-        return one * (self.releases + 4) * sums + 2 * math.exp(_UNHEARD)
-
-
-def _geometric(rate: np.ndarray, count: int) -> np.ndarray:
-    """The sum of exp(-rate * j) over j below `count`."""
-    small = np.abs(rate) < 1e-300
-    safe = np.where(small, 1.0, rate)
-    return np.where(small, count, np.expm1(-safe * count) / np.expm1(-safe))
+        known = 2 * float(np.exp(self.log[self.log > _UNHEARD]).sum()) / self.size
+        return one * (self.releases + 4) * known + 4 * math.exp(_UNHEARD)

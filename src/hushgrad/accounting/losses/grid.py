@@ -26,6 +26,9 @@ _PANEL, _NARROW = 0.1, 1e-3
 _COARSER, _MOST = 256, 0.01
 
 
+_GAUSS = {order: np.polynomial.legendre.leggauss(order) for order in (3, 6)}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Losses:
     """Masses of privacy losses at some points of a grid.
@@ -119,7 +122,7 @@ def _nodes(ends: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
     narrow = half < _NARROW
     out = []
     for chosen, order in ((narrow, 3), (~narrow, 6)):
-        nodes, weights = np.polynomial.legendre.leggauss(order)
+        nodes, weights = _GAUSS[order]
         x = middle[chosen] + half[chosen] * nodes[:, None]
         out.append((x.ravel(), (half[chosen] * weights[:, None]).ravel()))
     return np.concatenate([x for x, _ in out]), np.concatenate([w for _, w in out])

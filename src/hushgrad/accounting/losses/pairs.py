@@ -19,6 +19,10 @@ __all__ = ["Mixture", "Pair", "Release", "dominating"]
 
 RELATIONS = ("add-or-remove-one", "replace-one", "replace-special")
 
+# Of the inverse of a loss: its table, the steps that improve on it, and when to stop: what
+# is off by so many deviations changes a mass by a square of that.
+_TABLE, _NEWTON, _CLOSE = 513, 40, 1e-8
+
 _Array = Float[np.ndarray, "..."]
 
 
@@ -41,16 +45,26 @@ class Mixture:
 
     def log_ratio(self, x: _Array) -> _Array:
         """Logarithm of the density over that of N(0, 1), exact where it is near zero."""
+        return self.log_ratio_and_slope(x)[0]
+
+    def log_ratio_and_slope(self, x: _Array) -> tuple[_Array, _Array]:
+        """The logarithm and its derivative."""
         if len(self.means) == 1:
-            return self.means[0] * x - 0.5 * self.means[0] ** 2
-        terms = [m * x - 0.5 * m * m for m in self.means]
-        small = np.zeros_like(x)
-        for term, w in zip(terms, self.weights, strict=True):
-            small += w * np.expm1(np.minimum(term, 30.0))
-        large = special.logsumexp(
-            np.stack(terms), axis=0, b=np.array(self.weights).reshape(-1, *[1] * x.ndim)
-        )
-        return np.where(np.maximum.reduce(terms) < 30.0, np.log1p(np.maximum(small, -1)), large)
+            (mean,) = self.means
+            return mean * x - 0.5 * mean * mean, np.full_like(x, mean)
+        parts = list(zip(self.means, self.weights, strict=True))
+        terms = [m * x - 0.5 * m * m for m, _ in parts]
+        # Beyond this, one is added to more than 1e26 and no longer matters.
+        most = np.maximum(np.maximum.reduce(terms) - 60.0, 0.0)
+        shares = [w * np.exp(t - most) for t, (_, w) in zip(terms, parts, strict=True)]
+        total = sum(shares, start=np.zeros_like(x))
+        slope = sum((m * s for (m, _), s in zip(parts, shares, strict=True)), np.zeros_like(x))
+        near = [w * np.expm1(np.minimum(t, 1.0)) for t, (_, w) in zip(terms, parts, strict=True)]
+        small = np.maximum(sum(near, start=np.zeros_like(x)), -1.0)
+        exact = np.maximum.reduce(terms) < 1.0
+        with np.errstate(divide="ignore"):
+            log = np.where(exact, np.log1p(small), most + np.log(total))
+        return log, slope / total
 
     def upper(self, tail: float) -> float:
         """A point with at most `tail` of the mixture above it."""
@@ -81,24 +95,23 @@ class Pair:
 
     def inverse(self, losses: _Array, low: float, high: float) -> _Array:
         """Where the loss takes these values, in [low, high]: by table, then by Newton's steps."""
-        x = np.linspace(low, high, 2001)
+        x = np.linspace(low, high, _TABLE)
         y = np.maximum.accumulate(self.loss(x))
         cell = np.clip(np.searchsorted(y, losses) - 1, 0, len(x) - 2)
         a, b = x[cell], x[cell + 1]
         rise = np.maximum(y[cell + 1] - y[cell], 1e-300)
         at = np.clip(a + (b - a) * (losses - y[cell]) / rise, a, b)
-        for _ in range(40):
-            off = self.loss(at) - losses
+        for _ in range(_NEWTON):
+            up, down = self.p.log_ratio_and_slope(at), self.q.log_ratio_and_slope(at)
+            off = up[0] - down[0] - losses
             a, b = np.where(off <= 0, at, a), np.where(off >= 0, at, b)
-            step = 1e-4 * (b - a) + 1e-12
-            slope = (self.loss(at + step) - self.loss(at - step)) / (2 * step)
             with np.errstate(divide="ignore", invalid="ignore"):
-                newton = at - off / slope
-            inside = (newton > a) & (newton < b)
-            moved = np.where(inside, newton, 0.5 * (a + b))
-            if np.max(np.abs(moved - at), initial=0) < 1e-11:
-                break
+                newton = at - off / (up[1] - down[1])
+            moved = np.where((newton > a) & (newton < b), newton, 0.5 * (a + b))
+            done = np.max(np.abs(moved - at), initial=0) < _CLOSE
             at = moved
+            if done:
+                break
         return at
 
 
