@@ -26,17 +26,12 @@ def test_no_step_costs_nothing(accountant):
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])
 @pytest.mark.parametrize(
     "event",
-    [sampled(0.1, math.nan, 5), sampled(0.1, 0.0, 5), sampled(math.nan, 1.0, 5)],
-    ids=["nan noise", "no noise", "nan rate"],
+    [sampled(0.1, math.nan, 5), sampled(math.nan, 1.0, 5)],
+    ids=["nan noise", "nan rate"],
 )
 def test_numbers_out_of_range_are_refused_and_not_taken_for_nothing(event, accountant):
     with pytest.raises(InputError):
         accounting.epsilon(event, 1e-5, accountant)
-
-
-def test_deltas_below_what_the_grid_holds_have_the_renyi_bound():
-    event = accounting.poisson_gaussian(0.01, 1.0, 1000)
-    assert accounting.epsilon(event, 1e-18) == accounting.epsilon(event, 1e-18, "rdp") < 10
 
 
 def test_calibration_at_a_tiny_delta_does_not_waste_noise():

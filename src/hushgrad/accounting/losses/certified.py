@@ -35,16 +35,18 @@ Releases = Sequence[tuple[Release, int]]
 _SPACING, _FINE, _FINE_POINTS = 0.045, 0.02, 2**17
 _MEAN = 0.01
 _WIDEST = 0.5
-# A first tilt over the second; and the logarithm of a Chernoff bound over the tail that it
-# bounds, from which on the tail is too small beside the errors.
-_LESS, _DROWNED = 0.7, 14.0
+# Tilts over the best of Chernoff bounds; and the logarithm of such a bound over the tail that
+# it bounds, from which on the tail is too small beside the errors.
+_TILTS, _DROWNED = (0.7, 0.85, 1.0), 14.0
+# Spacing over epsilon, at most, where that can be had.
+_RESOLVED = 0.04
 # How much coarser the grid is made where a window of it would be too long.
-_COARSER = (1, 6, 36, 216)
+_COARSER = (1, 2, 4, 8, 32, 128)
 # A lower bound is sought on finer grids until it is so near, relatively or absolutely.
 _GAP, _ABSOLUTE_GAP = 5e-3, 1e-3
 _POINTS = 2**20
 # Share of delta that may be lost by cutting off the losses' tails.
-_CUT = 1e-4
+_CUT = 1e-6
 _MOST_LEVELS = 512
 # A profile goes down to this delta; one tilt serves where the best is so near, in logarithms.
 _FINEST_DELTA, _SAME_TILT = 1e-15, 0.3
@@ -99,7 +101,7 @@ def delta_interval(releases: Releases, epsilon: float, relation: str) -> Interva
     return Interval(min(lower, upper), upper)
 
 
-def composed_for(pairs: Sequence[tuple[Pair, int]], delta: float, coarser: int) -> Composition:
+def composed_for(pairs: Sequence[tuple[Pair, int]], delta: float, coarser: float) -> Composition:
     """The losses of some pairs, from above, on a grid that suits their sum at `delta`."""
     composed = _Problem((tuple(pairs),), 0.0, upper=True).composed(pairs, delta, coarser)
     assert composed is not None
@@ -180,7 +182,7 @@ class _Problem:
         return out
 
     def _epsilon(self, pairs: Sequence[tuple[Pair, int]], delta: float) -> float:
-        worst = 0.0
+        worst, found = 0.0, None
         for coarser in _COARSER:
             composed = self.composed(pairs, delta, coarser)
             if composed is None:
@@ -188,47 +190,61 @@ class _Problem:
             theta = composed.tilt(delta=delta)
             found = self._by_series(composed, theta, delta)
             if found is not None:
-                return found
+                break
             worst = _chernoff_epsilon(composed, theta, delta)
-        return worst if self.upper else 0.0
+        if found is None:
+            return worst if self.upper else 0.0
+        if 0 < found < composed.interval / _RESOLVED:
+            # A small epsilon among large losses needs a grid of its own size.
+            coarser *= max(1 / 64, found * _RESOLVED / composed.interval)
+            composed = self.composed(pairs, delta, coarser)
+            if composed is not None:
+                again = self._by_series(composed, composed.tilt(delta=delta), delta)
+                best = min if self.upper else max
+                found = found if again is None else best(found, again)
+        return found
 
     def _by_series(self, composed: Composition, theta: float, delta: float) -> float | None:
-        """The best of the bounds by one tilt or two; None if the windows are too long.
+        """The best of the bounds by some tilts; None if the windows are too long.
 
         The tilt of the best Chernoff bound may weigh the sum's typical values as much as
         rare ones far above, and makes the window long; a smaller one drowns small deltas
-        in errors.
+        in errors. Where delta is so large that epsilon may be zero, the tilt for zero tells.
         """
         best = None
-        for tilt in (_LESS * theta, theta):
+        for tilt in (*(share * theta for share in _TILTS), composed.tilt(epsilon=0.0)):
             series = composed.series(tilt, delta, self.longest)
             if series is None:
                 continue
             found = root(series, delta, upper=self.upper)
             best = found if best is None else (min if self.upper else max)(best, found)
-            if series.base - tilt * best - math.log(delta) < _DROWNED and best > 0:
+            inside = best > max(0.0, series.first * series.interval)
+            if inside and series.base - tilt * best - math.log(delta) < _DROWNED:
+                break
+            if best == 0 and self.upper:
                 break
         return best
 
     def _delta(self, pairs: Sequence[tuple[Pair, int]], epsilon: float) -> float:
-        bound, cut = 0.5, 1e-12
+        bound, cut = 1.0, 1e-12
         for coarser in _COARSER:
             for _ in range(3):
                 composed = self.composed(pairs, cut, coarser)
                 if composed is None:
                     return 0.0
                 theta = composed.tilt(epsilon=epsilon)
-                bound = min(0.5, math.exp(composed.cumulant(theta) - theta * epsilon))
+                bound = math.exp(min(0.0, composed.cumulant(theta) - theta * epsilon))
                 if cut <= bound:
                     break
                 cut = max(bound * 1e-3, _SMALLEST_DELTA)
             series = composed.series(theta, max(bound * 1e-3, _SMALLEST_DELTA), self.longest)
             if series is not None:
                 return series.deltas(upper=self.upper)(epsilon)[0]
-        return bound + composed.beyond if self.upper else 0.0
+            bound += composed.beyond
+        return min(1.0, bound) if self.upper else 0.0
 
     def composed(
-        self, pairs: Sequence[tuple[Pair, int]], delta: float, coarser: int = 1
+        self, pairs: Sequence[tuple[Pair, int]], delta: float, coarser: float = 1
     ) -> Composition | None:
         """The losses on a common grid; None if the bound from below has nothing left."""
         total = sum(count for _, count in pairs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, optimize, signal
@@ -22,7 +23,9 @@ __all__ = ["Composition"]
 _ROUNDING = 2.0**-53
 # Natural logarithms of what is cut off: of the tilted sum outside of the window, of
 # the sum above the window over delta, of the largest frequency that is left out.
-_OUTSIDE, _ABOVE, _UNHEARD = -34.0, -9.0, -46.0
+_OUTSIDE, _ABOVE, _UNHEARD = -34.0, -14.0, -46.0
+# Roundings of a recursive sum, over its length.
+_FILTERED = 16 * _ROUNDING
 # Up to so many frequencies are summed one by one.
 _FEW = 1024
 
@@ -97,33 +100,47 @@ class Composition:
         if size > longest:
             return None
         size = fft.next_fast_len(size, real=True) or size
-        log, angle = self.frequencies(theta, size)
         return Series(
             interval=self.interval,
             theta=theta,
             base=base,
             first=first,
             size=size,
-            log=log,
-            angle=angle,
+            spectrum=self.spectrum(theta, size),
             releases=self.releases,
             beyond=self.beyond + delta * math.exp(_ABOVE),
         )
 
-    def frequencies(self, theta: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Logarithms and angles of the characteristic function, where it matters or not."""
-        log = np.zeros(size // 2 + 1)
-        angle = np.zeros(size // 2 + 1)
+    def spectrum(self, theta: float, size: int) -> Spectrum:
+        """The characteristic function of the tilted sum at frequencies 0, 1, ..."""
+        # Each transform is exact to a few roundings for each doubling of its size.
+        error = 8 * _ROUNDING * math.log2(size + 2)
+        log, angle, largest = (np.zeros(size // 2 + 1) for _ in range(3))
         for losses, count in self.parts:
             with np.errstate(divide="ignore"):
                 tilted = np.log(losses.mass) + theta * losses.points * losses.interval
             tilted = np.exp(tilted - tilted.max())
             tilted /= tilted.sum()
             heard = np.fft.rfft(np.bincount(losses.points % size, tilted, size))
+            level = np.abs(heard)
             with np.errstate(divide="ignore"):
-                log += count * np.log(np.abs(heard))
+                log += count * np.log(level)
+            largest += count * np.log(level + error)
             angle += np.remainder(count * np.angle(heard), 2 * np.pi)
-        return log, angle
+        return Spectrum(log, angle, largest)
+
+
+class Spectrum(NamedTuple):
+    """Coefficients of a Fourier series.
+
+    Attributes:
+      log, angle: of each coefficient as it was computed.
+      largest: logarithm of what its modulus may truly be.
+    """
+
+    log: np.ndarray
+    angle: np.ndarray
+    largest: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +150,7 @@ class Series:
     Attributes:
       first: the window's first point, as a multiple of `interval`.
       size: of the window; the sum is known up to multiples of it.
-      log, angle: of the coefficients of frequencies 0, 1, ...
+      spectrum: the coefficients of frequencies 0, 1, ...
       releases: how many losses were added up.
       beyond: probability, at most, of a loss above the window.
     """
@@ -143,19 +160,18 @@ class Series:
     base: float
     first: int
     size: int
-    log: np.ndarray
-    angle: np.ndarray
+    spectrum: Spectrum
     releases: int
     beyond: float
 
     def deltas(self, *, upper: bool) -> Callable[[float], tuple[float, float]]:
         """A bound on delta from above or from below, and its fall, as functions of epsilon."""
-        sums = self._few() if np.sum(self.log > _UNHEARD) <= _FEW else self._many()
-        error = self._error() if upper else -self._error()
+        few = int(np.sum(self.spectrum.log > _UNHEARD)) <= _FEW
+        sums, error = (self._few if few else self._many)(), self._error(few)
+        sign = 1.0 if upper else -1.0
         # What was outside of the window wraps around into it: more than is true.
         wrapped = 0.0 if upper else 2 * math.exp(_OUTSIDE)
         beyond = self.beyond if upper else 0.0
-        decay = self.theta * self.interval
 
         def at(epsilon: float) -> tuple[float, float]:
             start = math.floor(epsilon / self.interval) + 1 - self.first
@@ -168,12 +184,17 @@ class Series:
             inside, outside = sums(start)
             point = (self.first + start) * self.interval
             share = math.exp(min(0.0, epsilon - point))
-            room = error * math.expm1(-decay * (self.size - start)) / math.expm1(-decay)
+            rounding = error + _FILTERED * (abs(inside) + abs(outside)) / -math.expm1(-self.decay)
             scale = math.exp(min(700.0, self.base - self.theta * point))
-            value = scale * (inside - share * outside - wrapped + room) + beyond
+            value = scale * (inside - share * outside - wrapped + sign * rounding) + beyond
             return min(1.0, max(0.0, value)), scale * share * outside
 
         return at
+
+    @property
+    def decay(self) -> float:
+        """By what the weight of a point falls to the next, as a logarithm."""
+        return self.theta * self.interval
 
     def _few(self) -> _Sums:
         """Sums over the window's points from `start` on, as sums over few frequencies.
@@ -181,11 +202,12 @@ class Series:
         Of the tilted probabilities times exp(-theta * loss), and of those times
         exp(-loss), both counted from the first of these points.
         """
-        frequency = np.flatnonzero(self.log > _UNHEARD)
-        level = np.exp(self.log[frequency] + 1j * self.angle[frequency]) / self.size
+        log, angle, _ = self.spectrum
+        frequency = np.flatnonzero(log > _UNHEARD)
+        level = np.exp(log[frequency] + 1j * angle[frequency]) / self.size
         level[(frequency > 0) & (2 * frequency < self.size)] *= 2
         turn = 2 * np.pi * frequency / self.size
-        rate = self.theta * self.interval - 1j * turn
+        rate = self.decay - 1j * turn
         first, second = np.expm1(-rate), np.expm1(-(rate + self.interval))
 
         def sums(start: int) -> tuple[float, float]:
@@ -200,22 +222,30 @@ class Series:
 
     def _many(self) -> _Sums:
         """The same from the probabilities themselves."""
-        level = np.exp(self.log + 1j * self.angle)
+        level = np.exp(self.spectrum.log + 1j * self.spectrum.angle)
         tilted = np.roll(np.fft.irfft(level, self.size), -(self.first % self.size))
 
         def from_the_end(rate: float) -> np.ndarray:
             return np.asarray(signal.lfilter([1.0], [1.0, -math.exp(-rate)], tilted[::-1]))[::-1]
 
-        inside = from_the_end(self.theta * self.interval)
-        outside = from_the_end((self.theta + 1) * self.interval)
+        inside = from_the_end(self.decay)
+        outside = from_the_end(self.decay + self.interval)
         return lambda start: (float(inside[start]), float(outside[start]))
 
-    def _error(self) -> float:
-        """Bound on the error of the tilted probability of any one point.
+    def _error(self, few: bool) -> float:
+        """Bound on the error of the weighted sum over any run of points.
 
-        A coefficient is exact to a few roundings for each doubling of `size`; its power
-        to as many as there are releases.
+        Of a coefficient's modulus, as much as there is between `log` and `largest`; of
+        its angle, as many roundings as there were releases. Summed up over all
+        frequencies for one point, then over points; or, by Parseval's theorem, with the
+        squares of both.
         """
+        log, _, largest = self.spectrum
+        level, most = np.exp(log), np.exp(largest)
         one = 8 * _ROUNDING * math.log2(self.size + 2)
-        known = 2 * float(np.exp(self.log[self.log > _UNHEARD]).sum()) / self.size
-        return one * (self.releases + 4) * known + 4 * math.exp(_UNHEARD)
+        off = most - level + one * (self.releases + 4) * level
+        if few:
+            off = np.where(log > _UNHEARD, off, most)
+        by_point = 2 * float(off.sum()) / self.size / -math.expm1(-self.decay)
+        squares = 2 * float(off @ off) / self.size / -math.expm1(-2 * self.decay)
+        return by_point if few else min(by_point, math.sqrt(squares))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import fft
 
 from hushgrad.accounting.losses.certified import composed_for, gaussian_epsilon, root
-from hushgrad.accounting.losses.composition import Composition, Series
+from hushgrad.accounting.losses.composition import Composition, Series, Spectrum
 from hushgrad.accounting.losses.pairs import Release, dominating
 
 __all__ = ["Running"]
@@ -74,15 +74,13 @@ def _one(composed: Composition, steps: int, delta: float) -> Series:
     first = math.floor(low / composed.interval) - 1
     size = math.ceil(high / composed.interval) + 1 - first
     size = fft.next_fast_len(size, real=True) or size
-    log, angle = one.frequencies(theta, size)
     return Series(
         interval=composed.interval,
         theta=theta,
         base=base,
         first=first,
         size=size,
-        log=log,
-        angle=angle,
+        spectrum=one.spectrum(theta, size),
         releases=1,
         beyond=composed.beyond,
     )
@@ -90,12 +88,13 @@ def _one(composed: Composition, steps: int, delta: float) -> Series:
 
 def _power(one: Series, steps: int) -> Series:
     """The sum of so many of these; what is beyond is counted for the most steps."""
-    kept = steps * one.log > -60.0
+    log, angle, largest = one.spectrum
+    # What is beyond these frequencies together is less than a rounding.
+    kept = steps * largest > -60.0
     end = len(kept) - int(np.argmax(kept[::-1]))
     return dataclasses.replace(
         one,
         base=steps * one.base,
-        log=steps * one.log[:end],
-        angle=steps * one.angle[:end],
+        spectrum=Spectrum(steps * log[:end], steps * angle[:end], steps * largest[:end]),
         releases=steps,
     )
