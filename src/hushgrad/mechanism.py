@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import dp_accounting
@@ -19,7 +20,7 @@ from hushgrad._check import fraction, positive, whole
 from hushgrad.clip import Rule, as_rule
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
-from hushgrad.sampling import Poisson
+from hushgrad.sampling import SAMPLERS, Poisson, Shuffle
 
 __all__ = ["Mechanism", "dp_sgd"]
 
@@ -38,22 +39,22 @@ class Mechanism:
       steps: number of noisy releases.
       delta: at which epsilon is stated unless another is asked for.
       unit: whose presence is hidden.
-      neighbouring_relation: what may differ between two data sets.
     """
 
     examples: int
     batch_size: int
-    sampling: Poisson
+    sampling: Poisson | Shuffle
     clip: Rule
     noise_multiplier: float
     steps: int
     delta: float
     unit: str = dataclasses.field(default="example", init=False)
-    neighbouring_relation: str = dataclasses.field(default="add-or-remove-one", init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sampling, Poisson):
-            raise InputError(f"sampling must be a Poisson, got {self.sampling!r}")
+        if not isinstance(self.sampling, SAMPLERS):
+            raise InputError(
+                f"sampling must be a sampler from hushgrad.sampling, got {self.sampling!r}"
+            )
         if not isinstance(self.clip, Rule):
             raise InputError(f"clip must be a rule from hushgrad.clip, got {self.clip!r}")
         positive("noise_multiplier", self.noise_multiplier)
@@ -62,9 +63,14 @@ class Mechanism:
         self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
 
     @property
+    def neighbouring_relation(self) -> str:
+        """What may differ between two data sets that nobody can tell apart."""
+        return self.sampling.neighbouring_relation
+
+    @property
     def sampling_rate(self) -> float:
-        """Probability that one example is in one batch."""
-        return self.sampling.sampling_rate
+        """Expected share of the examples in one batch."""
+        return self.batch_size / self.examples
 
     @property
     def sum_noise_multiplier(self) -> float:
@@ -83,7 +89,7 @@ class Mechanism:
     @property
     def event(self) -> dp_accounting.DpEvent:
         """All releases of the mechanism, in `dp_accounting`'s language."""
-        return accounting.poisson_gaussian(self.sampling_rate, self.noise_multiplier, self.steps)
+        return _event(self.sampling, self.examples, self.noise_multiplier, self.steps)
 
     def epsilon(
         self, delta: float | None = None, accountant: str = "pld", *, steps: int | None = None
@@ -96,11 +102,19 @@ class Mechanism:
           steps: of a run that has made only so many; all by default.
         """
         delta = self.delta if delta is None else delta
-        return accounting.epsilon(self._after(steps), delta, accountant)
+        return accounting.epsilon(self.after(steps), delta, accountant)
 
     def delta_at(self, epsilon: float, accountant: str = "pld") -> float:
         """Upper bound on delta at `epsilon` (zero or more)."""
         return accounting.delta(self, epsilon, accountant)
+
+    def profile(self, epsilons: Sequence[float] | None = None) -> accounting.Profile:
+        """Upper bounds on delta at many epsilons: the whole guarantee."""
+        return accounting.profile(self, epsilons)
+
+    def trade_off(self, false_positives: Sequence[float] | None = None) -> accounting.TradeOff:
+        """The least false negatives of any membership attack, by its false positives."""
+        return accounting.trade_off(self, false_positives)
 
     def noise(
         self, norm: Float[Array, ""] | float | None = None
@@ -116,9 +130,13 @@ class Mechanism:
         """
         return gaussian(self.sum_noise_multiplier * self.clip.sensitivity_at(norm))
 
-    def statement(self) -> str:
-        """What the mechanism promises, to whom and against what, in plain words."""
-        return accounting.statement(self)
+    def statement(self, *, max_examples_per_user: int | None = None) -> str:
+        """What the mechanism promises, to whom and against what, in plain words.
+
+        Args:
+          max_examples_per_user: also what it promises a user who has so many examples.
+        """
+        return accounting.statement(self, max_examples_per_user=max_examples_per_user)
 
     def to_dict(self) -> dict[str, Any]:
         """The mechanism as plain data; equal dictionaries mean equal mechanisms."""
@@ -127,14 +145,15 @@ class Mechanism:
             "neighbouring_relation": self.neighbouring_relation,
             "examples": self.examples,
             "batch_size": self.batch_size,
-            "sampling": {"kind": "poisson", "rate": self.sampling.rate},
+            "sampling": {"kind": self.sampling.kind, **dataclasses.asdict(self.sampling)},
             "clip": self.clip.to_dict(),
             "noise": {"kind": "gaussian", "noise_multiplier": self.noise_multiplier},
             "steps": self.steps,
             "delta": self.delta,
         }
 
-    def _after(self, steps: int | None) -> Mechanism:
+    def after(self, steps: int | None) -> Mechanism:
+        """The same mechanism, stopped after so many steps."""
         if steps is None:
             return self
         return dataclasses.replace(self, steps=whole("steps", steps, at_least=0))
@@ -150,8 +169,9 @@ def dp_sgd(
     delta: float,
     epsilon: float | None = None,
     noise_multiplier: float | None = None,
+    sampling: type[Poisson] | type[Shuffle] = Poisson,
 ) -> Mechanism:
-    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133) with Poisson sampling.
+    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
 
     ```python
     m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, clip=1.0, delta=1e-5, epsilon=3.0)
@@ -159,19 +179,19 @@ def dp_sgd(
     ```
 
     Formal guarantee: the sequence of all `steps` noisy sums, and whatever is
-    computed from them, is (epsilon, delta)-differentially private under adding or
-    removing one example.
+    computed from them, is (epsilon, delta)-differentially private under the sampler's
+    neighbouring relation: adding or removing one example with Poisson sampling.
 
     Args:
       examples: number of examples, a public fact.
-      batch_size: expected batch size; each example joins a batch with probability
-        batch_size / examples.
+      batch_size: (expected) batch size, the divisor of every sum.
       epochs: passes over the data, rounded up to whole steps. Or give `steps`.
       steps: number of steps. Or give `epochs`.
       clip: bound on one example's gradient norm, or a rule from `hushgrad.clip`.
       delta: in (0, 1), well below 1 / examples.
       epsilon: the smallest noise that keeps it is found. Or give `noise_multiplier`.
       noise_multiplier: noise deviation over the clip's sensitivity. Or give `epsilon`.
+      sampling: a sampler of `hushgrad.sampling`: how batches are drawn.
 
     Raises:
       InputError: if an argument is out of range, not exactly one of each pair is
@@ -181,34 +201,47 @@ def dp_sgd(
       UserWarning: if delta is above 1 / examples.
     """
     examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
-    rate = _rate(examples, batch_size)
-    clip = as_rule(clip).for_batch(batch_size)
-    delta = fraction("delta", delta)
-    if delta > 1 / examples:
-        warnings.warn(
-            f"delta={delta:g} is above 1/examples = {1 / examples:.3g}: a mechanism that "
-            "publishes one record at random would pass; choose a smaller delta",
-            stacklevel=2,
-        )
-    steps = _steps(examples, batch_size, epochs, steps)
-    return Mechanism(
-        examples=examples,
-        batch_size=batch_size,
-        sampling=Poisson(rate),
-        clip=clip,
-        noise_multiplier=_noise(epsilon, noise_multiplier, delta, rate, steps),
-        steps=steps,
-        delta=delta,
-    )
-
-
-def _rate(examples: int, batch_size: int) -> float:
     if batch_size > examples:
         raise InputError(
             f"batch_size must be at most the number of examples, got batch_size={batch_size} "
             f"for {examples} examples"
         )
-    return batch_size / examples
+    if sampling not in SAMPLERS:
+        raise InputError(f"sampling must be a sampler of hushgrad.sampling, got {sampling!r}")
+    drawn = sampling.of(examples, batch_size)
+    clip = as_rule(clip).for_batch(batch_size)
+    delta = _delta(delta, examples)
+    steps = _steps(examples, batch_size, epochs, steps)
+    return Mechanism(
+        examples=examples,
+        batch_size=batch_size,
+        sampling=drawn,
+        clip=clip,
+        noise_multiplier=_noise(epsilon, noise_multiplier, delta, drawn, examples, steps),
+        steps=steps,
+        delta=delta,
+    )
+
+
+def _event(
+    sampling: Poisson | Shuffle, examples: int, noise_multiplier: float, steps: int
+) -> dp_accounting.DpEvent:
+    """What is released, in the words of the accountants; one line for each sampler."""
+    if isinstance(sampling, Shuffle):
+        epochs = -(-steps // sampling.per_epoch(examples))
+        return accounting.poisson_gaussian(1.0, noise_multiplier, epochs)
+    return accounting.poisson_gaussian(sampling.rate, noise_multiplier, steps)
+
+
+def _delta(delta: float, examples: int) -> float:
+    delta = fraction("delta", delta)
+    if delta > 1 / examples:
+        warnings.warn(
+            f"delta={delta:g} is above 1/examples = {1 / examples:.3g}: a mechanism that "
+            "publishes one record at random would pass; choose a smaller delta",
+            stacklevel=3,
+        )
+    return delta
 
 
 def _steps(examples: int, batch_size: int, epochs: float | None, steps: int | None) -> int:
@@ -220,7 +253,12 @@ def _steps(examples: int, batch_size: int, epochs: float | None, steps: int | No
 
 
 def _noise(
-    epsilon: float | None, noise_multiplier: float | None, delta: float, rate: float, steps: int
+    epsilon: float | None,
+    noise_multiplier: float | None,
+    delta: float,
+    sampling: Poisson | Shuffle,
+    examples: int,
+    steps: int,
 ) -> float:
     if (epsilon is None) == (noise_multiplier is None):
         raise InputError(
@@ -230,5 +268,8 @@ def _noise(
     if noise_multiplier is not None:
         return positive("noise_multiplier", noise_multiplier)
     return accounting.smallest_noise(
-        lambda z: accounting.poisson_gaussian(rate, z, steps), positive("epsilon", epsilon), delta
+        lambda z: _event(sampling, examples, z, steps),
+        positive("epsilon", epsilon),
+        delta,
+        relation=sampling.neighbouring_relation,
     )

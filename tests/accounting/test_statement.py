@@ -5,6 +5,8 @@ Where a change of the wording is meant, renew the golden files and read what cha
     HUSHGRAD_WRITE_GOLDEN=1 python -m pytest tests/accounting/test_statement.py; git diff
 """
 
+import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -15,6 +17,7 @@ import hushgrad as hg
 from hushgrad import accounting, clip
 
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def mechanism(**changes) -> hg.Mechanism:
@@ -25,6 +28,9 @@ def mechanism(**changes) -> hg.Mechanism:
         return hg.dp_sgd(**(settings | changes))
 
 
+SHUFFLED = mechanism(batch_size=32, epochs=1, noise_multiplier=0.5, sampling=hg.sampling.Shuffle)
+
+
 def statements() -> dict[str, str]:
     small = mechanism(examples=1797, batch_size=64, epochs=3, noise_multiplier=2, delta=1e-3)
     return {
@@ -32,6 +38,8 @@ def statements() -> dict[str, str]:
         "first_100_steps_seeded": accounting.statement(mechanism(), steps=100, seeded=True),
         "delta_too_large": small.statement(),
         "adaptive_clip": mechanism(clip=clip.Adaptive(0.6)).statement(),
+        "users": mechanism().statement(max_examples_per_user=3),
+        "shuffled": SHUFFLED.statement(max_examples_per_user=3),
     }
 
 
@@ -41,7 +49,11 @@ def texts() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["whole_run", "first_100_steps_seeded", "delta_too_large", "adaptive_clip"]
+    "name",
+    [
+        *("whole_run", "first_100_steps_seeded", "delta_too_large", "adaptive_clip"),
+        *("users", "shuffled"),
+    ],
 )
 def test_golden(texts, name):
     file = GOLDEN / f"{name}.txt"
@@ -93,3 +105,59 @@ def test_what_is_not_covered_is_always_said(texts):
 
 def test_it_fits_a_terminal(texts):
     assert max(len(line) for text in texts.values() for line in text.splitlines()) <= 80
+
+
+def test_shuffled_batches_have_both_numbers():
+    """Those of TensorFlow Privacy's own statement, and the tight ones."""
+    text = " ".join(SHUFFLED.statement().split())
+    assert "epsilon = 10.7255 RDP accounting; each example once per epoch" in text
+    assert "epsilon = 3.7999 RDP accounting IF BATCHES WERE POISSON SAMPLES, WHICH" in text
+    assert "replace-special adjacency" in text
+    assert SHUFFLED.epsilon(accountant="rdp") == pytest.approx(10.7255, abs=1e-4)
+    assert SHUFFLED.epsilon() == pytest.approx(9.9973, abs=1e-4)
+    readings = accounting.statement_facts(SHUFFLED)["readings"]
+    assert [r["status"] for r in readings] == ["proved", "proved", "assumed", "assumed"]
+
+
+def test_users_cost_more_with_every_example():
+    def of(m, most):
+        facts = accounting.statement_facts(m, max_examples_per_user=most)
+        return facts["user"]["readings"][0]["epsilon"]
+
+    for m in (mechanism(epochs=2), SHUFFLED):
+        assert of(m, 1) == pytest.approx(m.epsilon(), rel=1e-6)
+        assert m.epsilon() < of(m, 2) < of(m, 5)
+    # All in one batch, the noise is a third of what it was: exactly one Gaussian.
+    assert of(SHUFFLED, 3) == pytest.approx(mechanism_epsilon(0.5 / 3), rel=1e-6)
+    for wrong in (0, -1, 1.5, "3"):
+        with pytest.raises(hg.errors.InputError, match="max_examples_per_user"):
+            SHUFFLED.statement(max_examples_per_user=wrong)
+
+
+def mechanism_epsilon(noise: float) -> float:
+    return accounting.epsilon(accounting.poisson_gaussian(1.0, noise, 1), 1e-5)
+
+
+def test_the_facts_are_what_the_schema_says():
+    schema = json.loads((ROOT / "docs" / "statement.schema.json").read_text())
+    for facts in (
+        accounting.statement_facts(mechanism(), steps=10, seeded=True),
+        accounting.statement_facts(SHUFFLED, max_examples_per_user=4),
+    ):
+        plain = json.loads(json.dumps(facts, allow_nan=False))
+        assert plain == facts
+        assert set(schema["required"]) <= set(plain) <= set(schema["properties"])
+        reading = schema["properties"]["readings"]["items"]
+        for found in plain["readings"]:
+            assert set(reading["required"]) <= set(found) <= set(reading["properties"])
+            assert found["status"] in reading["properties"]["status"]["enum"]
+
+
+def test_what_an_attacker_gains_is_bounded_by_the_guarantee():
+    m = mechanism()
+    attack = accounting.statement_facts(m)["attack"]
+    epsilon = m.epsilon()
+    share = attack["false_positive"]
+    # (epsilon, delta) alone allows as much as this; the whole curve allows less.
+    assert share < attack["true_positive_at_most"] <= math.exp(epsilon) * share + m.delta
+    assert attack["posterior_from_even_odds"] == pytest.approx(1 / (1 + math.exp(-epsilon)))

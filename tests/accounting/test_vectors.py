@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+import dp_accounting as dpa
 import pytest
 
 import hushgrad as hg
@@ -31,6 +32,14 @@ def ours(case: dict) -> float | None:
         settings = {k: case[k] for k in ("examples", "batch_size", "epochs")}
         m = hg.dp_sgd(**settings, noise_multiplier=noise, delta=delta)
         return m.epsilon(accountant=case["accountant"])
+    if case["what"] == "fixed_size_without_replacement":
+        # There the noise multiplier is over the largest change: two clips.
+        gaussian = dpa.GaussianDpEvent(2 * noise)
+        sampled = dpa.SampledWithoutReplacementDpEvent(
+            case["examples"], case["batch_size"], gaussian
+        )
+        event = dpa.SelfComposedDpEvent(sampled, case["steps"])
+        return accounting.epsilon(event, delta, case["accountant"], relation="replace-one")
     rate = case["sampling_rate"]
     if rate is None or case.get("used_microbatching"):
         return None
@@ -47,6 +56,7 @@ def ours(case: dict) -> float | None:
         ("dp_sgd", "rdp"),
         ("example_privacy", "pld"),
         ("example_privacy", "rdp"),
+        ("fixed_size_without_replacement", "rdp"),
     ],
 )
 def test_every_case_of_a_kind(vectors, kind, accountant):
@@ -68,3 +78,41 @@ def test_the_classic_of_abadi_et_al(accountant, want):
     )
     assert m.steps == 14_063
     assert m.epsilon(accountant=accountant) == pytest.approx(want, abs=1e-4)
+
+
+def test_the_moments_accountant_says_what_the_tutorials_reported(vectors):
+    cases = [c for c in vectors if c.get("accountant") == "rdp-classic"]
+    assert cases
+    for case in cases:
+        settings = {k: case[k] for k in ("examples", "batch_size", "epochs", "noise_multiplier")}
+        m = hg.dp_sgd(**settings, delta=case["delta"])
+        (row,) = [r for r in accounting.bounds(m, m.delta) if r.name == "moments accountant"]
+        assert row.epsilon == pytest.approx(case["want"], rel=case["rel_tol"])
+
+
+def test_statements_of_shuffled_batches(vectors):
+    cases = [c for c in vectors if c["what"] == "statement"]
+    assert cases
+    for case in cases:
+        # With microbatches of several examples the noise counts half: one moves two clips.
+        noise = case["noise_multiplier"] / (2 if case["used_microbatching"] else 1)
+        settings = {k: case[k] for k in ("examples", "batch_size", "epochs", "delta")}
+        m = hg.dp_sgd(**settings, noise_multiplier=noise, sampling=hg.sampling.Shuffle)
+        facts = accounting.statement_facts(m)
+        said = {r["status"]: r["epsilon"] for r in facts["readings"] if r["accountant"] == "rdp"}
+        assert f"{said['proved']:.3f}" == case["want"]["once_per_epoch"]
+        assert f"{said['assumed']:.3f}" == case["want"]["poisson"]
+        most = case["max_examples_per_user"]
+        if most:
+            event = accounting.poisson_gaussian(1.0, noise / most, math.ceil(case["epochs"]))
+            user = accounting.epsilon(event, case["delta"], "rdp")
+            assert f"{user:.3f}" == case["want"]["user_once_per_epoch"]
+            whole = accounting.statement_facts(m, max_examples_per_user=most)
+            assert whole["user"]["readings"][0]["epsilon"] <= user
+
+
+def test_the_central_limit(vectors):
+    """Bu et al.'s numbers as TensorFlow Privacy has them, at 60 epochs and noise 1.1."""
+    m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, noise_multiplier=1.1, delta=1e-5)
+    (row,) = [r for r in accounting.bounds(m, 1e-5) if r.kind == "approximation"]
+    assert row.epsilon == pytest.approx(2.324315, rel=1e-4)

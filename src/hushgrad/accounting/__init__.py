@@ -25,7 +25,7 @@ from hushgrad.accounting.profile import (
     trade_off,
 )
 from hushgrad.accounting.running import running
-from hushgrad.accounting.statement import statement
+from hushgrad.accounting.statement import statement, statement_facts
 
 __all__ = [
     "ACCOUNTANTS",
@@ -48,6 +48,7 @@ __all__ = [
     "running",
     "smallest_noise",
     "statement",
+    "statement_facts",
     "trade_off",
     "whole_steps",
 ]

@@ -1,10 +1,14 @@
 """Who is in a batch. Host side, NumPy; knows nothing of gradients or budgets.
 
 Public facts (the rate) are fields; secret ones (the generator) are arguments. A
-new sampler is one file here with `draw` and `sampling_rate`, listed below.
+new sampler is one file here with `of`, `batch`, `kind` and `neighbouring_relation`, listed
+below; what a mechanism with it costs is one line in `hushgrad.mechanism`.
 """
 
 from hushgrad.sampling.blocks import Block, blocks
 from hushgrad.sampling.poisson import Poisson
+from hushgrad.sampling.shuffle import Shuffle
 
-__all__ = ["Block", "Poisson", "blocks"]
+__all__ = ["SAMPLERS", "Block", "Poisson", "Shuffle", "blocks"]
+
+SAMPLERS = (Poisson, Shuffle)

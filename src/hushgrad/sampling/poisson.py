@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int
@@ -34,16 +35,30 @@ class Poisson:
 
     rate: float
 
+    kind = "poisson"
+    neighbouring_relation = "add-or-remove-one"
+
     def __post_init__(self) -> None:
         rate = positive("rate", self.rate)
         if rate > 1:
             raise InputError(f"rate is a probability, at most 1, got {self.rate!r}")
         object.__setattr__(self, "rate", rate)
 
+    @classmethod
+    def of(cls, examples: int, batch_size: int) -> Poisson:
+        """The sampler for a data set and an expected batch size."""
+        return cls(batch_size / examples)
+
     @property
     def sampling_rate(self) -> float:
         """Probability that one example is in one batch."""
         return self.rate
+
+    def batch(
+        self, step: int, examples: int, generator: Callable[[int], np.random.Generator]
+    ) -> Int[np.ndarray, " drawn"]:
+        """The rows of one step, from a source of chance of its own."""
+        return self.draw(examples, generator(step))
 
     def draw(self, examples: int, rng: np.random.Generator) -> Int[np.ndarray, " drawn"]:
         """Draws one batch of row numbers, in increasing order.

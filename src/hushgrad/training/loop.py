@@ -170,14 +170,14 @@ class _Job:
 
     def step(self, state: State, secret: RunSecret, step: int) -> tuple[State, Sums]:
         """One release: draw, sum the clipped gradients block by block, add noise, update."""
-        generator = secret.sampling_generator(step)
-        drawn = self.mechanism.sampling.draw(self.mechanism.examples, generator)
+        m = self.mechanism
+        drawn = m.sampling.batch(step, m.examples, secret.sampling_generator)
         sums = empty_sums(self.clipped, state.params, self._first, self._mask)
         for block in blocks(drawn, self.block_size):
             batch = rows.rows_of(self.data, block.rows)
             sums = accumulate(self.clipped, state.params, sums, batch, block.mask, state.norm)
         key = secret.noise_key(step)
-        m, bits = self.mechanism, sums.centred_bits
+        bits = sums.centred_bits
         return release(m, self.optimizer, state, sums.grads, bits, key), sums
 
     def trace(self, state: State) -> list[Any]:
