@@ -9,6 +9,8 @@ import typer
 
 from hushgrad._version import __version__
 from hushgrad.cli import train
+from hushgrad.cli.epsilon import epsilon
+from hushgrad.cli.plan import plan
 from hushgrad.errors import HushgradError
 
 __all__ = ["app", "main"]
@@ -22,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(train.app, name="train")
+app.command()(epsilon)
+app.command()(plan)
 
 
 def _show_version(asked: bool) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import signal
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,25 +62,20 @@ class Settings:
 
     def mechanism(self, examples: int) -> Mechanism:
         """The mechanism for so many examples; its warnings go to the terminal."""
-        from hushgrad.mechanism import dp_sgd
+        from hushgrad.cli.mechanisms import made
 
         epsilon = self.epsilon
         if epsilon is None and self.noise_multiplier is None:
             epsilon = _EPSILON
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            mechanism = dp_sgd(
-                examples=examples,
-                batch_size=self.batch_size,
-                epochs=self.epochs,
-                clip=self.clip,
-                delta=self.delta,
-                epsilon=epsilon,
-                noise_multiplier=self.noise_multiplier,
-            )
-        for warning in caught:
-            typer.echo(f"warning: {warning.message}", err=True)
-        return mechanism
+        return made(
+            examples=examples,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            clip=self.clip,
+            delta=self.delta,
+            epsilon=epsilon,
+            noise_multiplier=self.noise_multiplier,
+        )
 
     def directory(self, name: str) -> Path:
         """One directory for each data set and settings: the same command goes on there."""
