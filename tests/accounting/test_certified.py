@@ -284,3 +284,71 @@ def test_running_totals_are_those_of_the_steps_made():
     assert everybody(7) == pytest.approx(want, rel=1e-9)
     with pytest.raises(InputError, match="repeat one Gaussian release"):
         accounting.running(dpa.LaplaceDpEvent(1.0), 1e-5)
+
+
+def test_running_totals_stay_within_their_run():
+    spent = accounting.running(poisson_gaussian(0.01, 1.0, 10), 1e-5)
+    for wrong in (11, 100_000, -1, 0.5):
+        with pytest.raises(InputError, match="steps must be"):
+            spent(wrong)
+    groups = dpa.SelfComposedDpEvent(mixture(2.0, [0, 1, 2], [0.5, 0.3, 0.2]), 10)
+    with pytest.raises(InputError, match="no dominating pair is known"):
+        accounting.running(groups, 1e-5, relation=REPLACE)
+
+
+def test_a_rate_just_below_one_loses_no_digits():
+    """The ratio nearly cancels on one side, where a logarithm of 1 + x would be wrong."""
+    for rate in (1 - 2.0**-53, 1 - 1e-14, 1 - 1e-9):
+        low, high = accounting.epsilon_interval(
+            poisson_gaussian(rate, 0.3, 1), 1e-12, relation=REPLACE
+        )
+        # P's excess beyond e^eps Q, with the pair's own point of crossing.
+        shift, gap = 1 / 0.3, 1 - rate
+        at = {}
+        for name, epsilon in (("low", low), ("high", high)):
+            # rate^2 e^(2mx - m^2) + ... by bisection of the log ratio in extended steps.
+            below, above = 0.0, 40.0
+            for _ in range(200):
+                x = 0.5 * (below + above)
+                top = np.logaddexp(math.log(gap), math.log(rate) + shift * x - shift**2 / 2)
+                bottom = np.logaddexp(math.log(gap), math.log(rate) - shift * x - shift**2 / 2)
+                below, above = (below, x) if top - bottom > epsilon else (x, above)
+            p = gap * special.ndtr(-above) + rate * special.ndtr(shift - above)
+            q = math.exp(epsilon) * gap * special.ndtr(-above)
+            q += rate * math.exp(epsilon + special.log_ndtr(-shift - above))
+            at[name] = p - q
+        assert at["high"] <= 1e-12 * (1 + 1e-6)
+        assert at["low"] >= 1e-12 * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("shift", [1e-13, 1e-8, 1e-3, 1.0, 20.0])
+def test_the_closed_form_is_bounded_by_its_rounding(shift):
+    """At epsilon 0 it is erf(shift / sqrt(8))."""
+    low, high = accounting.delta_interval(dpa.GaussianDpEvent(1 / shift), 0.0)
+    exact = special.erf(shift / math.sqrt(8))
+    assert low <= exact <= high <= low * (1 + 1e-9)
+
+
+# Nothing here may fail, hang or pass for nothing.
+EXTREMES = [
+    *((1.0, 1e-7, 1, 1e-5), (1.0, 1e-200, 1, 1e-5), (0.5, 1e-6, 1, 1e-5), (1e-300, 1.0, 10, 1e-5)),
+    *((1.0, 1.0, 1, 1e-310), (1.0, 1.0, 1, 5e-324), (0.01, 1e6, 10**7, 1e-5)),
+    *((7.6e-5, 0.0543, 1, 0.286), (0.5, 0.1, 1000, 0.999999), (1 - 2.0**-53, 0.1, 1, 1e-5)),
+]
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps", "delta"), EXTREMES)
+def test_extremes_are_answered(rate, noise, steps, delta):
+    event = poisson_gaussian(rate, noise, steps)
+    low, high = accounting.epsilon_interval(event, delta)
+    assert 0 <= low <= high
+    least, most = accounting.delta_interval(event, 0.0)
+    assert 0 <= least <= most <= min(1.0, 1.0000001 * max(rate * steps, 1e-12))
+    if most <= delta:
+        assert low == 0
+
+
+def test_never_worse_than_the_renyi_bound_where_losses_are_rare():
+    event = poisson_gaussian(4.84e-6, 0.646, 5_740_432)
+    tight = accounting.epsilon(event, 4.25e-12)
+    assert tight <= accounting.epsilon(event, 4.25e-12, "rdp")

@@ -78,7 +78,7 @@ def epsilon_interval(event: Any, delta: float, *, relation: str | None = None) -
     parts, relation = parts_of(event), as_relation(event, relation)
     if parts is None:
         return Interval(math.inf, math.inf)
-    return pld.epsilon_interval(parts, delta, relation) if parts else Interval(0.0, 0.0)
+    return _sure(pld.epsilon_interval(parts, delta, relation)) if parts else Interval(0.0, 0.0)
 
 
 def delta_interval(event: Any, epsilon: float, *, relation: str | None = None) -> Interval:
@@ -87,7 +87,13 @@ def delta_interval(event: Any, epsilon: float, *, relation: str | None = None) -
     parts, relation = parts_of(event), as_relation(event, relation)
     if parts is None:
         return Interval(1.0, 1.0)
-    return pld.delta_interval(parts, at, relation) if parts else Interval(0.0, 0.0)
+    return _sure(pld.delta_interval(parts, at, relation), 1.0) if parts else Interval(0.0, 0.0)
+
+
+def _sure(found: Interval, most: float = math.inf) -> Interval:
+    """NaN must not pass for a bound."""
+    lower = 0.0 if math.isnan(found.lower) else found.lower
+    return Interval(lower, most if math.isnan(found.upper) else found.upper)
 
 
 def parts_of(event: Any) -> Parts | None:

@@ -134,8 +134,11 @@ def _mixture(event: dp_event.MixtureOfGaussiansDpEvent) -> Release:
     weights = tuple(_within("sampling_probs", w, 0, 1) for w in event.sampling_probs)
     if not parts or not math.isclose(sum(weights), 1, rel_tol=1e-9):
         raise InputError(f"sampling_probs must add up to 1, got {event.sampling_probs!r}")
-    kept = [(s, w) for s, w in zip(parts, weights, strict=True) if w]
-    return Release(noise, 1.0, tuple(s for s, _ in kept), tuple(w for _, w in kept))
+    kept = [(s, w) for s, w in sorted(zip(parts, weights, strict=True)) if w]
+    # What is missing to 1 by rounding is the largest part's.
+    weights = tuple(w for _, w in kept[:-1])
+    weights = (*weights, 1 - math.fsum(weights))
+    return Release(noise, 1.0, tuple(s for s, _ in kept), weights)
 
 
 def _joint(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:

@@ -18,7 +18,7 @@ from hushgrad.accounting import losses, rdp
 from hushgrad.accounting.events import Parts, releases
 from hushgrad.errors import InputError
 
-__all__ = ["delta", "delta_interval", "epsilon", "epsilon_interval", "profile"]
+__all__ = ["delta", "delta_interval", "epsilon", "epsilon_interval", "known", "profile"]
 
 # Below this, masses of losses are no longer normal numbers.
 _SMALLEST = 1e-280
@@ -31,7 +31,7 @@ def epsilon(parts: Parts, delta: float, relation: str) -> float:
         return float(_foreign(parts, relation).get_epsilon_for_delta(delta))
     if delta < _SMALLEST and not all(r.is_gaussian for r, _ in gaussians):
         return rdp.epsilon(parts, delta, relation)
-    return losses.epsilon_upper(_known(gaussians, relation), delta, relation)
+    return losses.epsilon_upper(known(gaussians, relation), delta, relation)
 
 
 def delta(parts: Parts, epsilon: float, relation: str) -> float:
@@ -39,7 +39,7 @@ def delta(parts: Parts, epsilon: float, relation: str) -> float:
     gaussians = releases(parts)
     if gaussians is None:
         return float(_foreign(parts, relation).get_delta_for_epsilon(epsilon))
-    return losses.delta_upper(_known(gaussians, relation), epsilon, relation)
+    return losses.delta_upper(known(gaussians, relation), epsilon, relation)
 
 
 def profile(parts: Parts, epsilons: Sequence[float], relation: str) -> list[float]:
@@ -48,7 +48,7 @@ def profile(parts: Parts, epsilons: Sequence[float], relation: str) -> list[floa
     if gaussians is None:
         composed = _foreign(parts, relation)
         return [float(composed.get_delta_for_epsilon(epsilon)) for epsilon in epsilons]
-    return losses.profile_upper(_known(gaussians, relation), epsilons, relation)
+    return losses.profile_upper(known(gaussians, relation), epsilons, relation)
 
 
 def epsilon_interval(parts: Parts, delta: float, relation: str) -> losses.Interval:
@@ -56,7 +56,7 @@ def epsilon_interval(parts: Parts, delta: float, relation: str) -> losses.Interv
     gaussians = releases(parts)
     if gaussians is None or delta < _SMALLEST:
         return losses.Interval(0.0, epsilon(parts, delta, relation))
-    return losses.epsilon_interval(_known(gaussians, relation), delta, relation)
+    return losses.epsilon_interval(known(gaussians, relation), delta, relation)
 
 
 def delta_interval(parts: Parts, epsilon: float, relation: str) -> losses.Interval:
@@ -64,12 +64,17 @@ def delta_interval(parts: Parts, epsilon: float, relation: str) -> losses.Interv
     gaussians = releases(parts)
     if gaussians is None:
         return losses.Interval(0.0, delta(parts, epsilon, relation))
-    return losses.delta_interval(_known(gaussians, relation), epsilon, relation)
+    return losses.delta_interval(known(gaussians, relation), epsilon, relation)
 
 
-def _known(
+def known(
     gaussians: list[tuple[losses.Release, int]], relation: str
 ) -> list[tuple[losses.Release, int]]:
+    """The releases, if their dominating pairs are known.
+
+    Raises:
+      InputError: for mixtures under replace-one.
+    """
     if relation == "replace-one" and any(len(r.parts) > 1 for r, _ in gaussians):
         raise InputError(
             "no dominating pair is known for mixtures of Gaussians under replace-one; take "

@@ -9,6 +9,7 @@ from hushgrad._check import fraction
 from hushgrad.accounting.accountants import parts_of
 from hushgrad.accounting.events import as_relation, releases
 from hushgrad.accounting.losses import Running
+from hushgrad.accounting.pld import known
 from hushgrad.errors import InputError
 
 __all__ = ["running"]
@@ -32,7 +33,7 @@ def running(event: Any, delta: float, *, relation: str | None = None) -> Callabl
       InputError: if the event is not the repetition of one Gaussian release.
     """
     delta, relation = fraction("delta", delta), as_relation(event, relation)
-    found = releases(parts_of(event) or [])
+    found = known(releases(parts_of(event) or []) or [], relation)
     if not found or len(set(release for release, _ in found)) != 1:
         raise InputError(f"event must repeat one Gaussian release, got {event!r}")
     total = sum(count for _, count in found)

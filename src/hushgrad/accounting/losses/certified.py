@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from hushgrad.accounting.losses.composition import Composition, Series
 from hushgrad.accounting.losses.grid import discretised, moments
@@ -51,12 +51,16 @@ _MOST_LEVELS = 512
 # A profile goes down to this delta; one tilt serves where the best is so near, in logarithms.
 _FINEST_DELTA, _SAME_TILT = 1e-15, 0.3
 # So far apart, the root of the closed form is lost in rounding.
-_HOPELESS = 1e6
+_HOPELESS = 1e5
+# Rates below this are no longer told from zero.
+_SMALLEST_RATE = 1e-14
+# Deviations of the noise that somebody's part moves a sum by, at which that is plain.
+_BARE = 1e4
+# Larger shifts have squares that are no numbers.
+_LARGEST_SHIFT = 1e140
 _SMALLEST_DELTA = 1e-290
 # Of a delta that is reached, relatively.
 _PRECISION = 1e-8
-# Rounding of a closed form.
-_EXACT = 1e-10
 
 
 class Interval(NamedTuple):
@@ -103,24 +107,43 @@ def delta_interval(releases: Releases, epsilon: float, relation: str) -> Interva
 
 def composed_for(pairs: Sequence[tuple[Pair, int]], delta: float, coarser: float) -> Composition:
     """The losses of some pairs, from above, on a grid that suits their sum at `delta`."""
-    composed = _Problem((tuple(pairs),), 0.0, upper=True).composed(pairs, delta, coarser)
+    composed = _Problem((tuple(pairs),), 0.0, True, 1.0).composed(pairs, delta, coarser)
     assert composed is not None
     return composed
 
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """The directions of a composition, each a list of pairs and how often they occur."""
+    """The directions of a composition, each a list of pairs and how often they occur.
+
+    Attributes:
+      gaussian: the shift of the one Gaussian that all is, where there are no directions.
+      upper: whether bounds are sought from above.
+      seen: probability, at most, that somebody takes part in any release.
+      finer: than the usual grid.
+    """
 
     directions: tuple[tuple[tuple[Pair, int], ...], ...]
     gaussian: float
     upper: bool
+    seen: float
     finer: int = 1
+
+    @property
+    def bare(self) -> bool:
+        """So little noise that whoever takes part is seen."""
+        means = [m for pairs in self.directions for p, _ in pairs for m in (*p.p.means, *p.q.means)]
+        return max((abs(m) for m in means), default=0.0) > _BARE
 
     @property
     def levelled(self) -> bool:
         """So many noise levels that a finer grid would not help."""
         return any(len(pairs) > _MOST_LEVELS // 4 for pairs in self.directions)
+
+    @property
+    def coarser(self) -> Sequence[int]:
+        """How much coarser grids may get; a bound from below bears little of it."""
+        return _COARSER if self.upper else _COARSER[:2]
 
     @property
     def longest(self) -> int:
@@ -132,40 +155,50 @@ class _Problem:
         """Gaussians that everybody is in compose to one Gaussian, exactly."""
         twice = 2.0 if relation == "replace-one" else 1.0
         square = math.fsum(
-            count * (r.parts[0] * twice / r.noise_multiplier) ** 2
+            count * min(_LARGEST_SHIFT, r.parts[0] * twice / r.noise_multiplier) ** 2
             for r, count in releases
             if r.is_gaussian
         )
-        rest = _levelled([(r, n) for r, n in releases if not r.is_gaussian and n], upper)
+        sampled = [(r, n) for r, n in releases if not r.is_gaussian and n and r.moves]
+        rest = _levelled([(_resolved(r, upper), n) for r, n in sampled], upper)
+        rest = [(r, n) for r, n in rest if r.moves]
+        seen = min(1.0, math.fsum(r.seen * n for r, n in rest)) if not square else 1.0
         if not rest:
-            return cls((), math.sqrt(square), upper)
+            return cls((), math.sqrt(square), upper, 1.0)
         if square:
             rest.append((Release(twice / math.sqrt(square)), 1))
         pairs = [(dominating(r, relation), n) for r, n in rest]
         count = len(pairs[0][0])
         directions = tuple(tuple((p[i], n) for p, n in pairs) for i in range(count))
-        return cls(directions, 0.0, upper)
+        return cls(directions, 0.0, upper, seen)
 
     def epsilon(self, delta: float) -> float:
         """Bound on epsilon: the largest over the directions."""
         if not self.directions:
-            rounding = _EXACT if self.upper else -_EXACT
-            return gaussian_epsilon(self.gaussian, delta) * (1 + rounding)
+            return gaussian_epsilon(self.gaussian, delta, upper=self.upper)
+        if self.seen <= delta:
+            return 0.0
+        if self.bare:
+            return math.inf if self.upper else 0.0
         return max(self._epsilon(d, delta) for d in self.directions)
 
     def delta(self, epsilon: float) -> float:
         """Bound on delta: the largest over the directions."""
         if not self.directions:
-            rounding = _EXACT if self.upper else -_EXACT
-            return min(1.0, gaussian_delta(self.gaussian, epsilon) * (1 + rounding))
-        return max(self._delta(d, epsilon) for d in self.directions)
+            return gaussian_delta(self.gaussian, epsilon, upper=self.upper)
+        if self.bare:
+            return self.seen if self.upper else 0.0
+        found = max(self._delta(d, epsilon) for d in self.directions)
+        return min(found, self.seen) if self.upper else found
 
     def profile(self, epsilons: Sequence[float]) -> list[float]:
         """Bounds on delta at every epsilon, with one composition for all of them."""
         if not self.directions:
-            return [gaussian_delta(self.gaussian, epsilon) for epsilon in epsilons]
+            return [self.delta(epsilon) for epsilon in epsilons]
+        if self.bare:
+            return [self.seen for _ in epsilons]
         each = [self._profile(d, epsilons) for d in self.directions]
-        return [max(found) for found in zip(*each, strict=True)]
+        return [min(self.seen, max(found)) for found in zip(*each, strict=True)]
 
     def _profile(self, pairs: Sequence[tuple[Pair, int]], epsilons: Sequence[float]) -> list[float]:
         composed = self.composed(pairs, _FINEST_DELTA)
@@ -183,17 +216,19 @@ class _Problem:
 
     def _epsilon(self, pairs: Sequence[tuple[Pair, int]], delta: float) -> float:
         worst, found = 0.0, None
-        for coarser in _COARSER:
+        for coarser in self.coarser:
             composed = self.composed(pairs, delta, coarser)
             if composed is None:
                 return 0.0
             theta = composed.tilt(delta=delta)
             found = self._by_series(composed, theta, delta)
+            again = _chernoff_epsilon(composed, theta, delta)
+            worst = again if coarser == 1 else min(worst, again)
             if found is not None:
                 break
-            worst = _chernoff_epsilon(composed, theta, delta)
         if found is None:
             return worst if self.upper else 0.0
+        found = min(found, worst) if self.upper else found
         if 0 < found < composed.interval / _RESOLVED:
             # A small epsilon among large losses needs a grid of its own size.
             coarser *= max(1 / 64, found * _RESOLVED / composed.interval)
@@ -227,7 +262,7 @@ class _Problem:
 
     def _delta(self, pairs: Sequence[tuple[Pair, int]], epsilon: float) -> float:
         bound, cut = 1.0, 1e-12
-        for coarser in _COARSER:
+        for coarser in self.coarser:
             for _ in range(3):
                 composed = self.composed(pairs, cut, coarser)
                 if composed is None:
@@ -237,9 +272,12 @@ class _Problem:
                 if cut <= bound:
                     break
                 cut = max(bound * 1e-3, _SMALLEST_DELTA)
-            series = composed.series(theta, max(bound * 1e-3, _SMALLEST_DELTA), self.longest)
-            if series is not None:
-                return series.deltas(upper=self.upper)(epsilon)[0]
+            for share in (1.0, 0.3, 0.1, 0.03):
+                cut = max(bound * 1e-3, _SMALLEST_DELTA)
+                series = composed.series(share * theta, cut, self.longest)
+                if series is not None and series.first * series.interval <= epsilon:
+                    found = series.deltas(upper=self.upper)(epsilon)[0]
+                    return min(found, bound + composed.beyond) if self.upper else found
             bound += composed.beyond
         return min(1.0, bound) if self.upper else 0.0
 
@@ -333,38 +371,73 @@ def _levelled(releases: Releases, upper: bool) -> list[tuple[Release, int]]:
         counts[release] = counts.get(release, 0) + count
     if len(counts) <= _MOST_LEVELS:
         return list(counts.items())
-    spans = [math.log(r.noise_multiplier) for r in counts]
-    step = (max(spans) - min(spans)) / (_MOST_LEVELS // 2) or 1.0
+    noises = [math.log(r.noise_multiplier) for r in counts]
+    rates = [math.log(r.rate) for r in counts if r.rate]
+    both = len(set(rates)) > 1 and len(set(noises)) > 1
+    many = math.isqrt(_MOST_LEVELS // 2) if both else _MOST_LEVELS // 2
     levels: dict[Release, int] = {}
     for release, count in counts.items():
-        place = (math.log(release.noise_multiplier) - min(spans)) / step
-        place = math.floor(place) if upper else math.ceil(place)
-        own, noise = release.noise_multiplier, math.exp(min(spans) + place * step)
-        noise = min(noise, own) if upper else max(noise, own)
-        level = dataclasses.replace(release, noise_multiplier=noise)
+        noise = _level(release.noise_multiplier, noises, many, up=not upper)
+        rate = min(1.0, _level(release.rate, rates, many, up=upper)) if release.rate else 0.0
+        level = dataclasses.replace(release, noise_multiplier=noise, rate=rate)
         levels[level] = levels.get(level, 0) + count
     return list(levels.items())
 
 
-def gaussian_delta(shift: float, epsilon: float) -> float:
-    """Of one Gaussian whose mean moves by `shift` deviations (Balle and Wang 2018, thm 8)."""
+def _level(value: float, logs: Sequence[float], many: int, *, up: bool) -> float:
+    """The next of `many` levels between the least and the most, on the side asked for."""
+    least, step = min(logs), (max(logs) - min(logs)) / many
+    if not step:
+        return value
+    place = (math.log(value) - least) / step
+    level = math.exp(least + (math.ceil(place) if up else math.floor(place)) * step)
+    return max(level, value) if up else min(level, value)
+
+
+def gaussian_delta(shift: float, epsilon: float, *, upper: bool = True) -> float:
+    """Of one Gaussian whose mean moves by `shift` deviations (Balle and Wang 2018, thm 8).
+
+    Bounded from above or below by as much as the closed form may be rounded.
+    """
     if shift == 0:
         return 0.0
-    first = special.log_ndtr(shift / 2 - epsilon / shift)
-    second = epsilon + special.log_ndtr(-shift / 2 - epsilon / shift)
-    return float(-math.exp(first) * math.expm1(min(0.0, second - first)))
+    first = float(special.log_ndtr(shift / 2 - epsilon / shift))
+    second = epsilon + float(special.log_ndtr(-shift / 2 - epsilon / shift))
+    rounding = 1e-15 * (4 + abs(first) + abs(second) + epsilon + (epsilon / shift) ** 2 + shift**2)
+    gap = second - first
+    if not rounding < 1e-3:
+        return 1.0 if upper else 0.0
+    if epsilon == 0:
+        exact = float(special.erf(shift / math.sqrt(8)))
+        return exact * (1 + 1e-14 if upper else 1 - 1e-14)
+    gap = min(0.0, gap - rounding if upper else gap + rounding)
+    found = -math.exp(first + (rounding if upper else -rounding)) * math.expm1(gap)
+    return min(1.0, max(0.0, found))
 
 
-def gaussian_epsilon(shift: float, delta: float) -> float:
-    """The epsilon at which `gaussian_delta` is `delta`."""
-    if shift == 0 or gaussian_delta(shift, 0.0) <= delta:
+def gaussian_epsilon(shift: float, delta: float, *, upper: bool = True) -> float:
+    """The epsilon at which `gaussian_delta` is `delta`, on the sound side."""
+    if shift == 0 or gaussian_delta(shift, 0.0, upper=upper) <= delta:
         return 0.0
-    high = shift * (shift / 2 + math.sqrt(2 * math.log(1 / delta))) + 1e-9
-    if shift > _HOPELESS:
-        return high
-    return optimize.root_scalar(
-        lambda e: math.log(max(gaussian_delta(shift, e), 1e-320) / delta),
-        bracket=(0.0, high),
-        xtol=1e-14 * high,
-        rtol=1e-14,
-    ).root
+    # P(loss > epsilon) exceeds delta; so much is enough whatever the rounding.
+    if not shift < _HOPELESS:
+        high = shift * (shift / 2 + math.sqrt(-2 * math.log(delta))) if shift < 1e150 else math.inf
+        return high * (1 + 1e-12) if upper else 0.0
+    high = shift * (shift / 2 + math.sqrt(-2 * math.log(delta))) * (1 + 1e-12)
+    low = 0.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        if gaussian_delta(shift, middle, upper=upper) <= delta:
+            high = middle
+        else:
+            low = middle
+    return high if upper else low
+
+
+def _resolved(release: Release, upper: bool) -> Release:
+    """Rates that rounding would swallow: larger from above, none from below."""
+    if release.rate >= _SMALLEST_RATE:
+        return release
+    return dataclasses.replace(release, rate=_SMALLEST_RATE if upper else 0.0)

@@ -18,12 +18,16 @@ from scipy import fft, optimize, signal
 
 from hushgrad.accounting.losses.grid import Losses
 
-__all__ = ["Composition"]
+__all__ = ["ABOVE", "CHERNOFF_RATES", "OUTSIDE", "Composition", "Series", "Spectrum"]
 
 _ROUNDING = 2.0**-53
 # Natural logarithms of what is cut off: of the tilted sum outside of the window, of
 # the sum above the window over delta, of the largest frequency that is left out.
-_OUTSIDE, _ABOVE, _UNHEARD = -34.0, -14.0, -46.0
+OUTSIDE, ABOVE, _UNHEARD = -34.0, -14.0, -46.0
+# Exponents of Chernoff bounds, over one over the sum's deviation.
+CHERNOFF_RATES = np.array([0.03, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 7.0, 11.0])
+# Relative error of a mass by quadrature.
+_MASS = 1e-14
 # Roundings of a recursive sum, over its length.
 _FILTERED = 16 * _ROUNDING
 # Up to so many frequencies are summed one by one.
@@ -89,12 +93,12 @@ class Composition:
         """The tilted sum as a Fourier series; None if its window has over `longest` points."""
         base = self.cumulant(theta)
         mean, deviation = self.spread(theta)
-        rates = np.array([0.5, 1.0, 2.0, 4.0, 7.0, 11.0]) / max(deviation, self.interval)
+        rates = CHERNOFF_RATES / max(deviation, self.interval)
         up = [(self.cumulant(theta + rate), rate) for rate in rates]
         down = [(self.cumulant(theta - rate), rate) for rate in rates]
-        above = min((c - math.log(delta) - _ABOVE) / (theta + rate) for c, rate in up)
-        high = max(above, min((c - base - _OUTSIDE) / rate for c, rate in up))
-        low = max((_OUTSIDE - c + base) / rate for c, rate in down)
+        above = min((c - math.log(delta) - ABOVE) / (theta + rate) for c, rate in up)
+        high = max(above, min((c - base - OUTSIDE) / rate for c, rate in up))
+        low = max((OUTSIDE - c + base) / rate for c, rate in down)
         first = math.floor(min(low, mean) / self.interval) - 1
         size = math.ceil(max(high, mean) / self.interval) + 1 - first
         if size > longest:
@@ -108,7 +112,7 @@ class Composition:
             size=size,
             spectrum=self.spectrum(theta, size),
             releases=self.releases,
-            beyond=self.beyond + delta * math.exp(_ABOVE),
+            beyond=self.beyond + delta * math.exp(ABOVE),
         )
 
     def spectrum(self, theta: float, size: int) -> Spectrum:
@@ -170,8 +174,10 @@ class Series:
         sums, error = (self._few if few else self._many)(), self._error(few)
         sign = 1.0 if upper else -1.0
         # What was outside of the window wraps around into it: more than is true.
-        wrapped = 0.0 if upper else 2 * math.exp(_OUTSIDE)
+        wrapped = 0.0 if upper else 2 * math.exp(OUTSIDE)
         beyond = self.beyond if upper else 0.0
+        # Every release's mass and every term of `base` is rounded.
+        slack = _MASS * self.releases + 4 * _ROUNDING * (abs(self.base) + self.releases)
 
         def at(epsilon: float) -> tuple[float, float]:
             start = math.floor(epsilon / self.interval) + 1 - self.first
@@ -185,7 +191,7 @@ class Series:
             point = (self.first + start) * self.interval
             share = math.exp(min(0.0, epsilon - point))
             rounding = error + _FILTERED * (abs(inside) + abs(outside)) / -math.expm1(-self.decay)
-            scale = math.exp(min(700.0, self.base - self.theta * point))
+            scale = math.exp(min(700.0, self.base - self.theta * point + sign * slack))
             value = scale * (inside - share * outside - wrapped + sign * rounding) + beyond
             return min(1.0, max(0.0, value)), scale * share * outside
 

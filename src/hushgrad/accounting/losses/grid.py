@@ -86,7 +86,8 @@ def discretised(pair: Pair, interval: float, tail: float) -> tuple[Losses, Losse
     under_q = left + right * (1 - width)
     dips = np.divide(right * width * left, under_q, out=np.zeros(count), where=under_q > 0)
     below = contracted(points, interval, above, dips)
-    above[0] += tail
+    # What is cut off below had losses of up to that of `low`, which the next point is not below.
+    above[1] += tail
     return Losses(interval, points, above, tail), Losses(interval, points, below, 0.0)
 
 

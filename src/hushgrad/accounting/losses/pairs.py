@@ -60,10 +60,11 @@ class Mixture:
         total = sum(shares, start=np.zeros_like(x))
         slope = sum((m * s for (m, _), s in zip(parts, shares, strict=True)), np.zeros_like(x))
         near = [w * np.expm1(np.minimum(t, 1.0)) for t, (_, w) in zip(terms, parts, strict=True)]
-        small = np.maximum(sum(near, start=np.zeros_like(x)), -1.0)
-        exact = np.maximum.reduce(terms) < 1.0
+        small = sum(near, start=np.zeros_like(x))
+        # Near -1, where the sum nearly cancels, the other way is the exact one.
+        exact = (np.maximum.reduce(terms) < 1.0) & (small > -0.5)
         with np.errstate(divide="ignore"):
-            log = np.where(exact, np.log1p(small), most + np.log(total))
+            log = np.where(exact, np.log1p(np.maximum(small, -0.5)), most + np.log(total))
         return log, slope / total
 
     def upper(self, tail: float) -> float:
@@ -130,6 +131,16 @@ class Release:
     rate: float = 1.0
     parts: tuple[float, ...] = (1.0,)
     weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def moves(self) -> bool:
+        """Somebody's part changes anything at all."""
+        return self.rate > 0 and any(self.parts)
+
+    @property
+    def seen(self) -> float:
+        """Probability that somebody's part changes anything."""
+        return self.rate * sum(w for p, w in zip(self.parts, self.weights, strict=True) if p)
 
     @property
     def is_gaussian(self) -> bool:

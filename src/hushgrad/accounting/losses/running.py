@@ -8,15 +8,25 @@ import math
 import numpy as np
 from scipy import fft
 
-from hushgrad.accounting.losses.certified import composed_for, gaussian_epsilon, root
-from hushgrad.accounting.losses.composition import Composition, Series, Spectrum
-from hushgrad.accounting.losses.pairs import Release, dominating
+from hushgrad._check import whole
+from hushgrad.accounting.losses.certified import composed_for, epsilon_upper, root
+from hushgrad.accounting.losses.composition import (
+    ABOVE,
+    CHERNOFF_RATES,
+    OUTSIDE,
+    Composition,
+    Series,
+    Spectrum,
+)
+from hushgrad.accounting.losses.pairs import Pair, Release, dominating
+from hushgrad.errors import InputError
 
 __all__ = ["Running"]
 
-_EXACT = 1e-10
-_OUTSIDE = -34.0
 _COARSER = 3
+_LONGEST = 2**19
+# Above this, what a run has cost is worth a slower and better answer.
+_LOOSE = 30.0
 
 
 class Running:
@@ -33,57 +43,72 @@ class Running:
     """
 
     def __init__(self, release: Release, steps: int, delta: float, relation: str) -> None:
-        self.release, self.steps, self.delta = release, steps, delta
-        self._moved = 2.0 if relation == "replace-one" else 1.0
+        self.release, self.steps = release, steps
+        self.delta, self.relation = delta, relation
         self._found: dict[int, float] = {0: 0.0}
-        self._series: list[Series] = []
-        if not release.is_gaussian:
+        self._series: list[Series | None] = []
+        if release.moves and not release.is_gaussian:
             pairs = dominating(release, relation)
-            self._series = [
-                _one(composed_for([(pair, steps)], delta, _COARSER), steps, delta) for pair in pairs
-            ]
+            self._series = [_one(pair, steps, delta) for pair in pairs]
 
     def epsilon(self, steps: int) -> float:
-        """Upper bound on epsilon after so many steps."""
+        """Upper bound on epsilon after so many steps.
+
+        Raises:
+          InputError: if they are more than the most that was said.
+        """
+        steps = whole("steps", steps, at_least=0)
+        if steps > self.steps:
+            raise InputError(f"steps must be at most {self.steps}, got {steps}")
         if steps not in self._found:
             self._found[steps] = self._epsilon(steps)
         return self._found[steps]
 
     def _epsilon(self, steps: int) -> float:
-        if self.release.is_gaussian:
-            noise = self.release.noise_multiplier
-            shift = self.release.parts[0] * self._moved * math.sqrt(steps) / noise
-            return gaussian_epsilon(shift, self.delta) * (1 + _EXACT)
-        each = [root(_power(one, steps), self.delta, upper=True) for one in self._series]
-        return max(each)
+        found = [
+            root(_power(one, steps), self.delta, upper=True) if one is not None else math.inf
+            for one in self._series
+        ]
+        worst = max(found, default=math.inf)
+        if worst <= _LOOSE:
+            return worst
+        # No window serves both the first steps and the last.
+        whole_way = epsilon_upper([(self.release, steps)], self.delta, self.relation)
+        return min(worst, whole_way)
 
 
-def _one(composed: Composition, steps: int, delta: float) -> Series:
+def _one(pair: Pair, steps: int, delta: float) -> Series | None:
     """One release on a window that holds the tilted sums of any number up to `steps`."""
-    theta = 0.7 * composed.tilt(delta=delta)
-    whole = composed.series(theta, delta, 2**22)
-    one = Composition([(composed.parts[0][0], 1)])
-    base = one.cumulant(theta)
-    high = 0.0 if whole is None else (whole.first + whole.size) * composed.interval
-    deviation = max(composed.spread(theta)[1], composed.interval)
-    rates = np.array([0.5, 1.0, 2.0, 4.0, 7.0]) / deviation
-    fall = [steps * max(0.0, one.cumulant(theta - r) - base) for r in rates]
-    rise = [steps * max(0.0, one.cumulant(theta + r) - base) for r in rates]
-    low = max((_OUTSIDE - f) / r for f, r in zip(fall, rates, strict=True))
-    high = max(high, min((f - _OUTSIDE) / r for f, r in zip(rise, rates, strict=True)))
-    first = math.floor(low / composed.interval) - 1
-    size = math.ceil(high / composed.interval) + 1 - first
-    size = fft.next_fast_len(size, real=True) or size
-    return Series(
-        interval=composed.interval,
-        theta=theta,
-        base=base,
-        first=first,
-        size=size,
-        spectrum=one.spectrum(theta, size),
-        releases=1,
-        beyond=composed.beyond,
-    )
+    for coarser in (_COARSER, 4 * _COARSER):
+        composed = composed_for([(pair, steps)], delta, coarser)
+        theta = 0.7 * composed.tilt(delta=delta)
+        whole_run = composed.series(theta, delta, _LONGEST)
+        if whole_run is None:
+            continue
+        one = Composition([(composed.parts[0][0], 1)])
+        base = one.cumulant(theta)
+        rates = CHERNOFF_RATES / max(composed.spread(theta)[1], composed.interval)
+        fall = [steps * max(0.0, one.cumulant(theta - r) - base) for r in rates]
+        rise = [steps * max(0.0, one.cumulant(theta + r) - base) for r in rates]
+        low = max((OUTSIDE - f) / r for f, r in zip(fall, rates, strict=True))
+        high = min((f - OUTSIDE) / r for f, r in zip(rise, rates, strict=True))
+        high = max(high, (whole_run.first + whole_run.size) * composed.interval)
+        first = math.floor(low / composed.interval) - 1
+        size = math.ceil(high / composed.interval) + 1 - first
+        if size > _LONGEST:
+            continue
+        size = fft.next_fast_len(size, real=True) or size
+        return Series(
+            interval=composed.interval,
+            theta=theta,
+            base=base,
+            first=first,
+            size=size,
+            spectrum=one.spectrum(theta, size),
+            releases=1,
+            beyond=composed.beyond + delta * math.exp(ABOVE),
+        )
+    return None
 
 
 def _power(one: Series, steps: int) -> Series:
