@@ -175,7 +175,6 @@ def dp_sgd(
 
     ```python
     m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, clip=1.0, delta=1e-5, epsilon=3.0)
-    m.noise_multiplier, m.steps, m.epsilon()
     ```
 
     Formal guarantee: the sequence of all `steps` noisy sums, and whatever is
@@ -185,20 +184,19 @@ def dp_sgd(
     Args:
       examples: number of examples, a public fact.
       batch_size: (expected) batch size, the divisor of every sum.
-      epochs: passes over the data, rounded up to whole steps. Or give `steps`.
-      steps: number of steps. Or give `epochs`.
+      epochs: passes over the data, rounded up to whole steps.
+      steps: number of steps, in place of `epochs`.
       clip: bound on one example's gradient norm, or a rule from `hushgrad.clip`.
       delta: in (0, 1), well below 1 / examples.
-      epsilon: the smallest noise that keeps it is found. Or give `noise_multiplier`.
-      noise_multiplier: noise deviation over the clip's sensitivity. Or give `epsilon`.
+      epsilon: the smallest noise that keeps it is found.
+      noise_multiplier: noise over the clip's sensitivity, in place of `epsilon`.
       sampling: a sampler of `hushgrad.sampling`: how batches are drawn.
 
     Raises:
       InputError: if an argument is out of range, not exactly one of each pair is
         given, or an adaptive clip's count has too little noise beside the sum's.
 
-    Warns:
-      UserWarning: if delta is above 1 / examples.
+    Warns: if delta is above 1 / examples.
     """
     examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
     if batch_size > examples:

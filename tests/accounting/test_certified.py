@@ -262,12 +262,12 @@ def test_a_schedule_costs_what_its_parts_cost():
 
 
 def test_a_schedule_of_many_levels_is_rounded_to_the_sound_side(monkeypatch):
-    from hushgrad.accounting.losses import certified
+    from hushgrad.accounting.losses import levels
 
     noises = np.geomspace(0.8, 1.6, 40)
     event = dpa.ComposedDpEvent([poisson_gaussian(0.02, float(z), 5) for z in noises])
     low, high = accounting.epsilon_interval(event, 1e-5)
-    monkeypatch.setattr(certified, "_MOST_LEVELS", 16)
+    monkeypatch.setattr(levels, "MOST_LEVELS", 16)
     rough = accounting.epsilon_interval(event, 1e-5)
     assert rough.lower < low <= high < rough.upper < 1.2 * high
 

@@ -70,21 +70,21 @@ def calibrate(
     ```
 
     The answer is on the private side: the smallest noise or number of examples, the
-    largest number of steps or batch size, whose epsilon is at most the target. A noise
-    multiplier's epsilon is within 0.1% of it, unless that would take one below 0.01.
+    largest number of steps or batch size, whose epsilon is at most the target; that of a
+    noise multiplier is within 0.1% of it, unless it would have to be below 0.01.
 
     Args:
       delta: in (0, 1).
       examples: number of examples.
       batch_size: expected batch size.
-      epochs: passes over the data. Or give `steps`.
-      steps: number of releases. Or give `epochs`.
+      epochs: passes over the data.
+      steps: number of releases, in place of `epochs`.
       noise_multiplier: standard deviation of the noise over the clip.
       epsilon: the target.
       accountant: "pld" or "rdp": the bound that holds the target.
 
     Raises:
-      InputError: if not exactly one is left open, or no value keeps the target.
+      InputError: if not exactly one is open, or no value keeps the target.
     """
     given = {
         "examples": examples,
@@ -93,25 +93,26 @@ def calibrate(
         "noise_multiplier": noise_multiplier,
         "epsilon": epsilon,
     }
-    left = [name for name, value in given.items() if value is None]
-    if len(left) != 1 or (epochs is not None and steps is not None):
+    left = [name for name in given if given[name] is None]
+    if len(left) != 1 or None not in (epochs, steps):
         raise InputError(
             "leave exactly one of examples, batch_size, epochs (or steps), noise_multiplier and "
             f"epsilon open, got {given} with epochs={epochs!r} and steps={steps!r}"
         )
     plan = _Plan(
-        examples=None if examples is None else whole("examples", examples),
-        batch_size=None if batch_size is None else whole("batch_size", batch_size),
-        epochs=None if epochs is None else positive("epochs", epochs),
-        steps=None if steps is None else whole("steps", steps),
-        noise_multiplier=None
-        if noise_multiplier is None
-        else positive("noise_multiplier", noise_multiplier),
+        examples=_given(whole, "examples", examples),
+        batch_size=_given(whole, "batch_size", batch_size),
+        epochs=_given(positive, "epochs", epochs),
+        steps=_given(whole, "steps", steps),
+        noise_multiplier=_given(positive, "noise_multiplier", noise_multiplier),
         delta=fraction("delta", delta),
         accountant=accountant,
     )
-    target = None if epsilon is None else positive("epsilon", epsilon)
-    return plan.solved(left[0], target)
+    return plan.solved(left[0], _given(positive, "epsilon", epsilon))
+
+
+def _given(check: Callable[[str, Any], Any], name: str, value: Any) -> Any:
+    return None if value is None else check(name, value)
 
 
 def whole_steps(examples: int, batch_size: int, epochs: float) -> int:

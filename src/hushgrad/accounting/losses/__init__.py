@@ -13,10 +13,9 @@ from hushgrad.accounting.losses.certified import (
     delta_upper,
     epsilon_interval,
     epsilon_upper,
-    gaussian_delta,
-    gaussian_epsilon,
     profile_upper,
 )
+from hushgrad.accounting.losses.gaussian import gaussian_delta, gaussian_epsilon
 from hushgrad.accounting.losses.pairs import Release
 from hushgrad.accounting.losses.running import Running
 

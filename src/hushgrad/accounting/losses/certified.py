@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from hushgrad.accounting.losses.composition import Composition, Series
+from hushgrad.accounting.losses.gaussian import gaussian_delta, gaussian_epsilon
 from hushgrad.accounting.losses.grid import discretised, moments
+from hushgrad.accounting.losses.levels import MOST_LEVELS, levelled, resolved
 from hushgrad.accounting.losses.pairs import Pair, Release, dominating
 
 __all__ = [
@@ -21,8 +22,6 @@ __all__ = [
     "delta_upper",
     "epsilon_interval",
     "epsilon_upper",
-    "gaussian_delta",
-    "gaussian_epsilon",
     "profile_upper",
     "root",
 ]
@@ -47,13 +46,8 @@ _GAP, _ABSOLUTE_GAP = 5e-3, 1e-3
 _POINTS = 2**20
 # Share of delta that may be lost by cutting off the losses' tails.
 _CUT = 1e-6
-_MOST_LEVELS = 512
 # A profile goes down to this delta; one tilt serves where the best is so near, in logarithms.
 _FINEST_DELTA, _SAME_TILT = 1e-15, 0.3
-# So far apart, the root of the closed form is lost in rounding.
-_HOPELESS = 1e5
-# Rates below this are no longer told from zero.
-_SMALLEST_RATE = 1e-14
 # Deviations of the noise that somebody's part moves a sum by, at which that is plain.
 _BARE = 1e4
 # Larger shifts have squares that are no numbers.
@@ -138,7 +132,7 @@ class _Problem:
     @property
     def levelled(self) -> bool:
         """So many noise levels that a finer grid would not help."""
-        return any(len(pairs) > _MOST_LEVELS // 4 for pairs in self.directions)
+        return any(len(pairs) > MOST_LEVELS // 4 for pairs in self.directions)
 
     @property
     def coarser(self) -> Sequence[int]:
@@ -160,7 +154,7 @@ class _Problem:
             if r.is_gaussian
         )
         sampled = [(r, n) for r, n in releases if not r.is_gaussian and n and r.moves]
-        rest = _levelled([(_resolved(r, upper), n) for r, n in sampled], upper)
+        rest = levelled([(resolved(r, upper), n) for r, n in sampled], upper)
         rest = [(r, n) for r, n in rest if r.moves]
         seen = min(1.0, math.fsum(r.seen * n for r, n in rest)) if not square else 1.0
         if not rest:
@@ -358,86 +352,3 @@ def root(series: Series, delta: float, *, upper: bool, guess: float | None = Non
             if high < math.inf and high - start < series.interval:
                 at = start if low == start and not reached else at
     return high if upper else (low if reached else 0.0)
-
-
-def _levelled(releases: Releases, upper: bool) -> list[tuple[Release, int]]:
-    """Releases with equal ones counted together, and many different ones as few.
-
-    Less noise and a higher rate never cost less, so where there are too many to compose
-    one by one, noise is rounded down for a bound from above and up for one from below.
-    """
-    counts: dict[Release, int] = {}
-    for release, count in releases:
-        counts[release] = counts.get(release, 0) + count
-    if len(counts) <= _MOST_LEVELS:
-        return list(counts.items())
-    noises = [math.log(r.noise_multiplier) for r in counts]
-    rates = [math.log(r.rate) for r in counts if r.rate]
-    both = len(set(rates)) > 1 and len(set(noises)) > 1
-    many = math.isqrt(_MOST_LEVELS // 2) if both else _MOST_LEVELS // 2
-    levels: dict[Release, int] = {}
-    for release, count in counts.items():
-        noise = _level(release.noise_multiplier, noises, many, up=not upper)
-        rate = min(1.0, _level(release.rate, rates, many, up=upper)) if release.rate else 0.0
-        level = dataclasses.replace(release, noise_multiplier=noise, rate=rate)
-        levels[level] = levels.get(level, 0) + count
-    return list(levels.items())
-
-
-def _level(value: float, logs: Sequence[float], many: int, *, up: bool) -> float:
-    """The next of `many` levels between the least and the most, on the side asked for."""
-    least, step = min(logs), (max(logs) - min(logs)) / many
-    if not step:
-        return value
-    place = (math.log(value) - least) / step
-    level = math.exp(least + (math.ceil(place) if up else math.floor(place)) * step)
-    return max(level, value) if up else min(level, value)
-
-
-def gaussian_delta(shift: float, epsilon: float, *, upper: bool = True) -> float:
-    """Of one Gaussian whose mean moves by `shift` deviations (Balle and Wang 2018, thm 8).
-
-    Bounded from above or below by as much as the closed form may be rounded.
-    """
-    if shift == 0:
-        return 0.0
-    first = float(special.log_ndtr(shift / 2 - epsilon / shift))
-    second = epsilon + float(special.log_ndtr(-shift / 2 - epsilon / shift))
-    rounding = 1e-15 * (4 + abs(first) + abs(second) + epsilon + (epsilon / shift) ** 2 + shift**2)
-    gap = second - first
-    if not rounding < 1e-3:
-        return 1.0 if upper else 0.0
-    if epsilon == 0:
-        exact = float(special.erf(shift / math.sqrt(8)))
-        return exact * (1 + 1e-14 if upper else 1 - 1e-14)
-    gap = min(0.0, gap - rounding if upper else gap + rounding)
-    found = -math.exp(first + (rounding if upper else -rounding)) * math.expm1(gap)
-    return min(1.0, max(0.0, found))
-
-
-def gaussian_epsilon(shift: float, delta: float, *, upper: bool = True) -> float:
-    """The epsilon at which `gaussian_delta` is `delta`, on the sound side."""
-    if shift == 0 or gaussian_delta(shift, 0.0, upper=upper) <= delta:
-        return 0.0
-    # P(loss > epsilon) exceeds delta; so much is enough whatever the rounding.
-    if not shift < _HOPELESS:
-        high = shift * (shift / 2 + math.sqrt(-2 * math.log(delta))) if shift < 1e150 else math.inf
-        return high * (1 + 1e-12) if upper else 0.0
-    high = shift * (shift / 2 + math.sqrt(-2 * math.log(delta))) * (1 + 1e-12)
-    low = 0.0
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if not low < middle < high:
-            break
-        if gaussian_delta(shift, middle, upper=upper) <= delta:
-            high = middle
-        else:
-            low = middle
-    return high if upper else low
-
-
-def _resolved(release: Release, upper: bool) -> Release:
-    """Rates that rounding would swallow: larger from above, none from below."""
-    if release.rate >= _SMALLEST_RATE:
-        return release
-    return dataclasses.replace(release, rate=_SMALLEST_RATE if upper else 0.0)
