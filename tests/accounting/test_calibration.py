@@ -80,3 +80,65 @@ def test_deltas_that_are_none(delta):
     with pytest.raises(InputError, match="delta must lie strictly between 0 and 1") as caught:
         smallest_noise(lambda z: poisson_gaussian(0.1, z, 10), 1.0, delta)
     assert repr(delta) in str(caught.value)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("left", ["examples", "batch_size", "steps", "noise_multiplier", "epsilon"])
+def test_any_one_number_may_be_left_open(left, accountant):
+    """The found number keeps the target; the next whole one to the other side does not."""
+    given = {"examples": 2000, "batch_size": 100, "steps": 300, "noise_multiplier": 1.5}
+    given |= {"epsilon": 2.5, "delta": 1e-5, "accountant": accountant}
+    del given[left]
+    found = accounting.calibrate(**given)
+    assert (found.found, found.accountant) == (left, accountant)
+
+    def cost(**changed):
+        rate = changed.get("batch_size", found.batch_size) / changed.get("examples", found.examples)
+        noise = changed.get("noise_multiplier", found.noise_multiplier)
+        return spent(rate, noise, changed.get("steps", found.steps), 1e-5, accountant)
+
+    assert found.epsilon == cost()
+    if left == "epsilon":
+        return
+    assert found.epsilon <= 2.5
+    past = {"examples": -1, "batch_size": 1, "steps": 1}
+    if left in past:
+        assert cost(**{left: getattr(found, left) + past[left]}) > 2.5
+    else:
+        assert found.epsilon >= 0.999 * 2.5
+
+
+def test_epochs_are_whole_steps_rounded_up():
+    found = accounting.calibrate(
+        examples=600, batch_size=60, epochs=0.1, noise_multiplier=1.0, delta=1e-3
+    )
+    assert (found.steps, found.epochs) == (1, 0.1)
+    more = accounting.calibrate(
+        examples=600, batch_size=64, epochs=2, noise_multiplier=1.0, delta=1e-3
+    )
+    assert more.steps == 19
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"epsilon": 1.0},
+        {"noise_multiplier": None},
+        {"steps": 5},
+        {"noise_multiplier": 0},
+        {"batch_size": 2000},
+        {"delta": 0},
+        {"accountant": "x"},
+    ],
+)
+def test_calibrations_that_are_none(changed):
+    given = {"examples": 1000, "batch_size": 10, "epochs": 1, "noise_multiplier": 1.0}
+    with pytest.raises(InputError):
+        accounting.calibrate(**({"delta": 1e-5} | given | changed))
+
+
+def test_targets_out_of_reach_say_so():
+    with pytest.raises(InputError, match="not even steps=1 keeps the target"):
+        accounting.calibrate(
+            examples=100, batch_size=50, noise_multiplier=0.5, epsilon=0.01, delta=1e-6
+        )

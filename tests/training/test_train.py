@@ -187,3 +187,36 @@ def test_progress_tells_what_was_spent(train):
 def test_narrow_parameters_keep_their_dtype(train, params, narrow):
     run = train(params=jax.tree.map(lambda p: p.astype(narrow), params))
     assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {jnp.dtype(narrow)}
+
+
+def test_shuffled_epochs_take_every_example_once_in_every_pass(tmp_path):
+    """Every example moves a coordinate of its own by one clip; noise is next to nothing."""
+    m = hg.dp_sgd(
+        examples=20,
+        batch_size=6,
+        epochs=2,
+        clip=1.0,
+        noise_multiplier=1e-4,
+        delta=1e-3,
+        sampling=hg.sampling.Shuffle,
+    )
+    assert m.steps == 7  # 40 / 6, rounded up: the second pass lacks its last batch
+    seen = []
+    settings = {"optimizer": optax.sgd(6.0), "directory": tmp_path / "run", "seed": 1}
+    run = hg.train(
+        lambda w, i: w[i],
+        jnp.zeros(20),
+        (np.arange(20),),
+        m,
+        callback=lambda p: seen.append(np.asarray(p.params)),
+        **settings,
+    )
+    np.testing.assert_allclose(seen[3], -1, atol=0.01)
+    counts = np.bincount(np.round(-seen[6]).astype(int), minlength=3)
+    assert counts.tolist() == [0, 2, 18]
+    assert run.mechanism.neighbouring_relation == "replace-special"
+    # Each pass is one release that an example is in: two passes, begun or done.
+    two = hg.accounting.poisson_gaussian(1.0, 1e-4, 2)
+    assert run.epsilon == hg.accounting.epsilon(two, 1e-3)
+    again = hg.train(lambda w, i: w[i], jnp.zeros(20), (np.arange(20),), m, **settings)
+    np.testing.assert_array_equal(again.params, run.params)

@@ -98,6 +98,14 @@ def flattened(event: dp_accounting.DpEvent, count: int = 1) -> list[tuple[Any, i
             _within("sample_size", size, 0, examples)
             sampled = dp_accounting.SampledWithoutReplacementDpEvent
             return [(sampled(int(examples), int(size), _joint(inner)), count)]
+        case dp_event.RepeatAndSelectDpEvent(event=inner, mean=mean, shape=shape):
+            runs = flattened(inner)
+            if any(isinstance(run, dp_accounting.NonPrivateDpEvent) for run, _ in runs):
+                return [(_NOTHING_KEPT, count)]
+            one = dp_accounting.ComposedDpEvent(
+                [dp_accounting.SelfComposedDpEvent(run, n) for run, n in runs]
+            )
+            return [(dp_event.RepeatAndSelectDpEvent(one, float(mean), float(shape)), count)]
         case dp_accounting.GaussianDpEvent(noise_multiplier=noise):
             return [(_gaussian(noise), count)]
         case dp_accounting.LaplaceDpEvent(noise_multiplier=noise):
