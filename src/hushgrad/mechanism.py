@@ -20,9 +20,11 @@ from hushgrad._check import fraction, positive, whole
 from hushgrad.clip import Rule, as_rule
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
-from hushgrad.sampling import SAMPLERS, Poisson, Shuffle
+from hushgrad.sampling import SAMPLERS, FixedSize, Poisson, Shuffle
 
 __all__ = ["Mechanism", "dp_sgd"]
+
+Sampler = Poisson | FixedSize | Shuffle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Mechanism:
 
     examples: int
     batch_size: int
-    sampling: Poisson | Shuffle
+    sampling: Sampler
     clip: Rule
     noise_multiplier: float
     steps: int
@@ -169,7 +171,7 @@ def dp_sgd(
     delta: float,
     epsilon: float | None = None,
     noise_multiplier: float | None = None,
-    sampling: type[Poisson] | type[Shuffle] = Poisson,
+    sampling: type[Poisson] | type[FixedSize] | type[Shuffle] = Poisson,
 ) -> Mechanism:
     """DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
 
@@ -222,9 +224,15 @@ def dp_sgd(
 
 
 def _event(
-    sampling: Poisson | Shuffle, examples: int, noise_multiplier: float, steps: int
+    sampling: Sampler, examples: int, noise_multiplier: float, steps: int
 ) -> dp_accounting.DpEvent:
     """What is released, in the words of the accountants; one line for each sampler."""
+    if isinstance(sampling, FixedSize):
+        released = dp_accounting.GaussianDpEvent(float(noise_multiplier))
+        one = dp_accounting.SampledWithoutReplacementDpEvent(
+            examples, sampling.batch_size, released
+        )
+        return dp_accounting.SelfComposedDpEvent(one, steps)
     if isinstance(sampling, Shuffle):
         epochs = -(-steps // sampling.per_epoch(examples))
         return accounting.poisson_gaussian(1.0, noise_multiplier, epochs)
@@ -254,7 +262,7 @@ def _noise(
     epsilon: float | None,
     noise_multiplier: float | None,
     delta: float,
-    sampling: Poisson | Shuffle,
+    sampling: Sampler,
     examples: int,
     steps: int,
 ) -> float:

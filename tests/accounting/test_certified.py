@@ -352,3 +352,40 @@ def test_never_worse_than_the_renyi_bound_where_losses_are_rare():
     event = poisson_gaussian(4.84e-6, 0.646, 5_740_432)
     tight = accounting.epsilon(event, 4.25e-12)
     assert tight <= accounting.epsilon(event, 4.25e-12, "rdp")
+
+
+def without_replacement(examples, size, noise, steps):
+    one = dpa.SampledWithoutReplacementDpEvent(examples, size, dpa.GaussianDpEvent(noise))
+    return dpa.SelfComposedDpEvent(one, steps)
+
+
+@pytest.mark.parametrize(("size", "noise"), [(10, 1.0), (100, 2.0), (500, 3.0), (1000, 4.0)])
+def test_one_sample_of_one_size_against_the_closed_form(size, noise):
+    """Balle, Barthe and Gaboardi: rate times the Gaussian's delta at log(1 + (e^eps - 1) / rate).
+
+    Whoever is replaced moves the sum by two clips.
+    """
+    rate = size / 1000
+    for epsilon in (0.1, 1.0, 2.5):
+        inner = math.log1p(math.expm1(epsilon) / rate)
+        shift = 2 / noise
+        exact = special.ndtr(shift / 2 - inner / shift)
+        exact -= math.exp(inner + special.log_ndtr(-shift / 2 - inner / shift))
+        found = accounting.delta_interval(
+            without_replacement(1000, size, noise, 1), epsilon, relation=REPLACE
+        )
+        assert found.lower <= rate * exact * (1 + 1e-9)
+        assert rate * exact <= found.upper * (1 + 1e-9)
+        assert found.upper <= 1.002 * found.lower
+
+
+def test_samples_of_one_size_lie_between_coins_and_the_renyi_bound():
+    event = without_replacement(10_000, 100, 3.0, 500)
+    low, high = accounting.epsilon_interval(event, 1e-6, relation=REPLACE)
+    assert high - low <= 1e-3 * high
+    # Removing somebody who moves the sum by two clips is one of the two sides of its curve.
+    removed = accounting.epsilon_interval(poisson_gaussian(0.01, 1.5, 500), 1e-6)
+    assert removed.lower <= high
+    assert high < accounting.epsilon(event, 1e-6, "rdp", relation=REPLACE)
+    with pytest.raises(InputError, match="no sound bound under add-or-remove-one"):
+        accounting.epsilon(event, 1e-6)

@@ -119,6 +119,17 @@ def test_shuffled_batches_have_both_numbers():
     assert [r["status"] for r in readings] == ["proved", "proved", "assumed", "assumed"]
 
 
+def test_samples_of_one_size_are_told_and_what_is_not_known_of_them():
+    m = mechanism(epochs=1, noise_multiplier=2.0, sampling=hg.sampling.FixedSize)
+    text = " ".join(m.statement(max_examples_per_user=2).split())
+    assert "256 examples drawn for each without replacement" in text
+    assert "replace-one adjacency" in text
+    assert f"epsilon = {m.epsilon():.4f} PLD accounting; samples of one size" in text
+    assert "no guarantee is known; samples of one size" in text
+    # Replaced, not removed: dearer than coins at the same noise.
+    assert m.epsilon() > mechanism(epochs=1, noise_multiplier=2.0).epsilon()
+
+
 def test_users_cost_more_with_every_example():
     def of(m, most):
         facts = accounting.statement_facts(m, max_examples_per_user=most)

@@ -129,6 +129,12 @@ def releases(parts: Parts) -> list[tuple[Release, int]] | None:
                 event=dp_accounting.GaussianDpEvent(noise_multiplier=noise),
             ):
                 found.append((Release(noise, rate), count))
+            case dp_accounting.SampledWithoutReplacementDpEvent(
+                source_dataset_size=examples,
+                sample_size=size,
+                event=dp_accounting.GaussianDpEvent(noise_multiplier=noise),
+            ):
+                found.append((Release(noise, size / examples, fixed_size=True), count))
             case dp_event.MixtureOfGaussiansDpEvent():
                 found.append((_mixture(event), count))
             case _:

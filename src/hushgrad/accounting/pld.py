@@ -73,8 +73,14 @@ def known(
     """The releases, if their dominating pairs are known.
 
     Raises:
-      InputError: for mixtures under replace-one.
+      InputError: for mixtures under replace-one, and for samples of one size under
+        any other relation.
     """
+    if relation != "replace-one" and any(r.fixed_size for r, _ in gaussians):
+        raise InputError(
+            f"samples of one size have no sound bound under {relation}: without somebody, all "
+            "others are drawn otherwise; take replace-one"
+        )
     if relation == "replace-one" and any(len(r.parts) > 1 for r, _ in gaussians):
         raise InputError(
             "no dominating pair is known for mixtures of Gaussians under replace-one; take "

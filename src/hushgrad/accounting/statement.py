@@ -96,17 +96,7 @@ def statement_facts(
     }
     if max_examples_per_user is not None:
         most = whole("max_examples_per_user", max_examples_per_user)
-        facts["user"] = {
-            "max_examples": most,
-            "readings": [
-                _reading(
-                    "pld",
-                    "proved",
-                    _sampling_words(m),
-                    epsilon(_user_event(m, made, most), m.delta, relation=m.neighbouring_relation),
-                )
-            ],
-        }
+        facts["user"] = {"max_examples": most, "readings": [_user_reading(m, made, most)]}
     return facts
 
 
@@ -126,15 +116,26 @@ def _readings(m: Mechanism, event: dp_accounting.DpEvent, made: int) -> list[dic
     return readings
 
 
+def _user_reading(m: Mechanism, made: int, most: int) -> dict[str, Any]:
+    if m.sampling.kind == "fixed-size" and most > 1:
+        # No dominating pair is known for several who are drawn without replacement.
+        return _reading("pld", "none", _sampling_words(m), math.inf)
+    event, relation = _user_event(m, made, most), m.neighbouring_relation
+    worth = epsilon(event, m.delta, relation=relation)
+    return _reading("pld", "proved", _sampling_words(m), worth)
+
+
 def _reading(accountant: str, status: str, sampling: str, worth: float) -> dict[str, Any]:
     known = worth if math.isfinite(worth) else None
     return {"accountant": accountant, "status": status, "sampling": sampling, "epsilon": known}
 
 
 def _sampling_words(m: Mechanism) -> str:
-    return {"poisson": "Poisson sampling", "shuffle": "each example once per epoch"}[
-        m.sampling.kind
-    ]
+    return {
+        "poisson": "Poisson sampling",
+        "fixed-size": "samples of one size",
+        "shuffle": "each example once per epoch",
+    }[m.sampling.kind]
 
 
 def _advantage(m: Mechanism, event: dp_accounting.DpEvent) -> float:
@@ -150,6 +151,8 @@ def _user_event(m: Mechanism, made: int, most: int) -> dp_accounting.DpEvent:
     In a pass over shuffled data they may all fall into one batch; sampled by coins of
     their own, a binomial number of them does.
     """
+    if most == 1:
+        return m.after(made).event
     if m.sampling.kind == "shuffle":
         passes = sum(count for _, count in flattened(m.after(made).event))
         return poisson_gaussian(1.0, m.noise_multiplier / most, passes)
@@ -169,6 +172,7 @@ def _ran(m: Mechanism, facts: dict[str, Any]) -> str:
     drawn = {
         "poisson": f"Poisson sampling with probability {m.sampling_rate:.6g} (expected batch "
         f"size {m.batch_size:,})",
+        "fixed-size": f"{m.batch_size:,} examples drawn for each without replacement",
         "shuffle": f"shuffled batches of {m.batch_size:,}",
     }[m.sampling.kind]
     return (
@@ -181,6 +185,9 @@ def _table(delta: float, readings: list[dict[str, Any]]) -> str:
     lines = [f"At delta = {delta:g}:"]
     for reading in readings:
         worth = reading["epsilon"]
+        if reading["status"] == "none":
+            lines.append(f"    no guarantee is known; {reading['sampling']}")
+            continue
         shown = "infinite" if worth is None else f"{worth:.4f}"
         poisson = reading["sampling"] == "Poisson sampling"
         name = {"pld": "PLD accounting", "rdp": "RDP accounting"}[reading["accountant"]]
@@ -216,6 +223,11 @@ def _user(facts: dict[str, Any]) -> str:
 
 
 _PROTECTED = {
+    "replace-one": (
+        "Protected: whether any one example was in the training data or any other in its "
+        "place (replace-one adjacency), against anyone who sees the model and every checkpoint "
+        "of this run, whatever else they know."
+    ),
     "add-or-remove-one": (
         "Protected: whether any one example was in the training data (add-or-remove-one "
         "adjacency), against anyone who sees the model and every checkpoint of this run, "

@@ -6,9 +6,10 @@ below; what a mechanism with it costs is one line in `hushgrad.mechanism`.
 """
 
 from hushgrad.sampling.blocks import Block, blocks
+from hushgrad.sampling.fixed_size import FixedSize
 from hushgrad.sampling.poisson import Poisson
 from hushgrad.sampling.shuffle import Shuffle
 
-__all__ = ["SAMPLERS", "Block", "Poisson", "Shuffle", "blocks"]
+__all__ = ["SAMPLERS", "Block", "FixedSize", "Poisson", "Shuffle", "blocks"]
 
-SAMPLERS = (Poisson, Shuffle)
+SAMPLERS = (Poisson, FixedSize, Shuffle)

@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from hushgrad.accounting.losses.composition import Composition, Series
 from hushgrad.accounting.losses.gaussian import gaussian_delta, gaussian_epsilon
 from hushgrad.accounting.losses.grid import discretised, moments
@@ -309,7 +307,7 @@ def _aligned(
     of all losses, and could not be moved to a point nearby without telling far less.
     """
     pair, _ = max(pairs, key=lambda part: part[1])
-    nearest = (1 - 1e-9) * float(np.min(np.abs(pair.loss(np.array(pair.range(tail))))))
+    nearest = (1 - 1e-9) * min(abs(end) for end in pair.ends(tail))
     if nearest >= interval:
         return nearest / math.ceil(nearest / interval)
     return nearest if nearest >= finest else interval

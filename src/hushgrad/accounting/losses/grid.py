@@ -47,9 +47,7 @@ class Losses:
 
 def moments(pair: Pair, tail: float) -> tuple[float, float]:
     """Mean and variance of the loss under P, but for `tail` on either side."""
-    x, mass = _nodes(_panels(pair, tail))
-    mass = mass * pair.p.density(x)
-    loss = pair.loss(x)
+    loss, mass, _ = _measured(pair, tail, None)
     mean = float(mass @ loss)
     return mean, float(mass @ np.square(loss - mean))
 
@@ -67,14 +65,10 @@ def discretised(pair: Pair, interval: float, tail: float) -> tuple[Losses, Losse
       Bounds from above and from below: composed in place of the true losses, they
       give a delta that is no lower and no higher at every epsilon.
     """
-    low, high = pair.range(tail)
-    ends = pair.loss(np.array([low, high]))
-    points = _points(float(ends[0]), float(ends[1]), interval)
+    points = _points(*pair.ends(tail), interval)
     losses = points * interval
-    at = np.maximum.accumulate(np.clip(pair.inverse(losses, low, high), low, high))
-    x, mass = _nodes(np.union1d(_panels(pair, tail), at))
-    mass = mass * pair.p.density(x)
-    loss = np.clip(pair.loss(x), losses[0], losses[-1])
+    loss, mass, without = _measured(pair, tail, losses)
+    loss = np.clip(loss, losses[0], losses[-1])
     cell = np.clip(np.searchsorted(losses, loss, "right") - 1, 0, len(points) - 2)
     width = -np.expm1(-np.diff(losses))
     share = np.clip(-np.expm1(losses[cell] - loss) / width[cell], 0, 1)
@@ -82,13 +76,42 @@ def discretised(pair: Pair, interval: float, tail: float) -> tuple[Losses, Losse
     right = np.bincount(cell, mass * share, count)
     left = np.bincount(cell, mass * (1 - share), count)
     above = np.append(left, 0) + np.insert(right, 0, 0)
+    above[np.searchsorted(points, 0)] += without
     # Between two dots the line exceeds the curve most if all mass is at the mean ratio.
     under_q = left + right * (1 - width)
     dips = np.divide(right * width * left, under_q, out=np.zeros(count), where=under_q > 0)
     below = contracted(points, interval, above, dips)
-    # What is cut off below had losses of up to that of `low`, which the next point is not below.
+    if pair.negative is not None:
+        above[np.searchsorted(points, 0)] += 2 * tail
+    # What is cut off below had losses of up to the lowest, which the next point is not below.
     above[1] += tail
     return Losses(interval, points, above, tail), Losses(interval, points, below, 0.0)
+
+
+def _measured(
+    pair: Pair, tail: float, losses: Float[np.ndarray, " n"] | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Losses and their masses, exact between `losses`, and the mass that has no loss."""
+    if pair.negative is None:
+        return (*_by_quadrature(pair, tail, losses), 0.0)
+    over, over_mass = _by_quadrature(pair, tail, losses)
+    under, under_mass = _by_quadrature(pair.negative, tail, losses)
+    loss = np.concatenate([over[over > 0], under[under < 0]])
+    mass = np.concatenate([over_mass[over > 0], under_mass[under < 0]])
+    # Cut off are two tails at most: so much, at least, is left.
+    return loss, mass, max(0.0, 1.0 - 2 * tail - float(mass.sum()))
+
+
+def _by_quadrature(
+    pair: Pair, tail: float, losses: Float[np.ndarray, " n"] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    low, high = pair.range(tail)
+    ends = _panels(low, high)
+    if losses is not None:
+        at = np.maximum.accumulate(np.clip(pair.inverse(losses, low, high), low, high))
+        ends = np.union1d(ends, at)
+    x, mass = _nodes(ends)
+    return pair.loss(x), mass * pair.p.density(x)
 
 
 def _points(low: float, high: float, interval: float) -> Int[np.ndarray, " n"]:
@@ -112,8 +135,7 @@ def _points(low: float, high: float, interval: float) -> Int[np.ndarray, " n"]:
     return every[begin : max(end, begin + 1) + 1]
 
 
-def _panels(pair: Pair, tail: float) -> Float[np.ndarray, " n"]:
-    low, high = pair.range(tail)
+def _panels(low: float, high: float) -> Float[np.ndarray, " n"]:
     return np.linspace(low, high, 2 + math.ceil((high - low) / _PANEL))
 
 

@@ -81,10 +81,17 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two mixtures; the privacy loss log(P/Q) grows with x."""
+    """Two mixtures; the privacy loss log(P/Q) grows with x.
+
+    Attributes:
+      p, q: the mixtures.
+      negative: if given, the pair whose losses count in place of this one's where they
+        are negative; the mass that is then missing has no loss.
+    """
 
     p: Mixture
     q: Mixture
+    negative: Pair | None = None
 
     def loss(self, x: _Array) -> _Array:
         """The privacy loss at every x."""
@@ -93,6 +100,12 @@ class Pair:
     def range(self, tail: float) -> tuple[float, float]:
         """Between these lies P but for at most `tail` on either side."""
         return -self.p.reflected().upper(tail), self.p.upper(tail)
+
+    def ends(self, tail: float) -> tuple[float, float]:
+        """Between these lie the losses under P but for at most `tail` on either side."""
+        low = self if self.negative is None else self.negative
+        least, most = np.array([low.range(tail)[0]]), np.array([self.range(tail)[1]])
+        return float(low.loss(least)[0]), float(self.loss(most)[0])
 
     def inverse(self, losses: _Array, low: float, high: float) -> _Array:
         """Where the loss takes these values, in [low, high]: by table, then by Newton's steps."""
@@ -125,12 +138,14 @@ class Release:
       rate: probability that somebody takes part at all.
       parts: by how many clips the sum then changes, if not always by one.
       weights: probabilities of the `parts`.
+      fixed_size: those who take part are drawn without replacement.
     """
 
     noise_multiplier: float
     rate: float = 1.0
     parts: tuple[float, ...] = (1.0,)
     weights: tuple[float, ...] = (1.0,)
+    fixed_size: bool = False
 
     @property
     def moves(self) -> bool:
@@ -167,8 +182,18 @@ def dominating(release: Release, relation: str) -> Sequence[Pair]:
     push the sum from one side of what it was to the other (Lebeda, Regehr, Kamath and
     Steinke 2024, arXiv 2405.20769). Replaced by the special example, whose gradient is
     zero, it is as if it were removed.
+
+    Where as many are drawn as ever, without replacement, whoever is replaced moves the
+    sum by two clips if drawn. By Balle, Barthe and Gaboardi 2018 (arXiv 1807.01647,
+    advanced joint convexity), delta at e^epsilon >= 1 is at most that of removing
+    somebody with such a part, and below 1, by symmetry, that of adding.
     """
     shifted = release.mixture()
+    if release.fixed_size:
+        twice = dataclasses.replace(release, parts=tuple(2 * part for part in release.parts))
+        shifted = twice.mixture()
+        added = Pair(_NOTHING, shifted.reflected())
+        return (Pair(shifted, _NOTHING, negative=added),)
     if relation == "replace-one":
         return (Pair(shifted, shifted.reflected()),)
     return Pair(shifted, _NOTHING), Pair(_NOTHING, shifted.reflected())
