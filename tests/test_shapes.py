@@ -46,6 +46,17 @@ run = hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="run", s
 assert len(seen) == 3 and run.statement() and run.epsilon == m.epsilon()
 m = hg.dp_sgd(examples=20, batch_size=5, steps=3, clip=adaptive, delta=1e-3, noise_multiplier=1.0)
 hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="adaptive", seed=1)
+for sampling in hg.sampling.SAMPLERS:
+    other = hg.dp_sgd(examples=20, batch_size=5, epochs=1.0, clip=1.0, delta=1e-3, epsilon=2.0,
+                      sampling=sampling)
+    assert other.statement(max_examples_per_user=2) and other.profile([0.0, 1.0])
+    hg.accounting.epsilon_interval(other, 1e-4)
+    hg.accounting.delta_interval(other, 0.5)
+    hg.accounting.bounds(other, 1e-4)
+    hg.accounting.statement_facts(other)
+hg.accounting.running(m, 1e-3)(2)
+hg.accounting.trade_off(m)
+hg.accounting.calibrate(examples=100, batch_size=10, epochs=1.0, noise_multiplier=1.0, delta=1e-3)
 digits = hg.datasets.load_digits()
 recipes.accuracy(recipes.digits, recipes.digits.init(0), *digits.test)
 recipes.mnist.logits(recipes.mnist.init(0), jnp.ones((28, 28)))

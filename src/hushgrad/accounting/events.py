@@ -177,7 +177,7 @@ def _gaussian(noise_multiplier: Any) -> dp_accounting.DpEvent:
     return dp_accounting.GaussianDpEvent(noise) if noise else _NOTHING_KEPT
 
 
-def _within(name: str, value: Any, least: float, most: float) -> float:
+def _within(name: str, value: Any, least: Any, most: Any) -> float:
     number = float(value)
     if not least <= number <= most or math.isinf(number):
         raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value!r}")

@@ -71,7 +71,7 @@ class Progress:
         return self.mechanism.steps
 
     def epsilon(self) -> float:
-        """Spent so far, at the mechanism's delta (PLD); takes a fraction of a second."""
+        """Spent so far, at the mechanism's delta (PLD); takes some tens of milliseconds."""
         return self.mechanism.epsilon(steps=self.step)
 
     @property

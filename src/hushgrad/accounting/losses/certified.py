@@ -38,7 +38,7 @@ _TILTS, _DROWNED = (0.7, 0.85, 1.0), 14.0
 # Spacing over epsilon, at most, where that can be had.
 _RESOLVED = 0.04
 # How much coarser the grid is made where a window of it would be too long.
-_COARSER = (1, 2, 4, 8, 32, 128)
+_COARSER = (1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
 # A lower bound is sought on finer grids until it is so near, relatively or absolutely.
 _GAP, _ABSOLUTE_GAP = 5e-3, 1e-3
 _POINTS = 2**20
@@ -133,7 +133,7 @@ class _Problem:
         return any(len(pairs) > MOST_LEVELS // 4 for pairs in self.directions)
 
     @property
-    def coarser(self) -> Sequence[int]:
+    def coarser(self) -> Sequence[float]:
         """How much coarser grids may get; a bound from below bears little of it."""
         return _COARSER if self.upper else _COARSER[:2]
 
@@ -215,7 +215,7 @@ class _Problem:
             theta = composed.tilt(delta=delta)
             found = self._by_series(composed, theta, delta)
             again = _chernoff_epsilon(composed, theta, delta)
-            worst = again if coarser == 1 else min(worst, again)
+            worst = again if coarser == 1.0 else min(worst, again)
             if found is not None:
                 break
         if found is None:
@@ -274,7 +274,7 @@ class _Problem:
         return min(1.0, bound) if self.upper else 0.0
 
     def composed(
-        self, pairs: Sequence[tuple[Pair, int]], delta: float, coarser: float = 1
+        self, pairs: Sequence[tuple[Pair, int]], delta: float, coarser: float = 1.0
     ) -> Composition | None:
         """The losses on a common grid; None if the bound from below has nothing left."""
         total = sum(count for _, count in pairs)

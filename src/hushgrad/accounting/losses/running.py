@@ -23,7 +23,7 @@ from hushgrad.errors import InputError
 
 __all__ = ["Running"]
 
-_COARSER = 3
+_COARSER = 3.0
 _LONGEST = 2**19
 # Above this, what a run has cost is worth a slower and better answer.
 _LOOSE = 30.0
