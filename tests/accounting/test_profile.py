@@ -98,6 +98,26 @@ def test_advanced_composition_is_the_theorem():
     assert row.epsilon == pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("relation", "event"),
+    [
+        ("add-or-remove-one", poisson_gaussian(0.05, 20.0, 20_000)),
+        ("replace-one", poisson_gaussian(0.05, 20.0, 20_000)),
+        ("replace-one", poisson_gaussian(1.0, 20.0, 50)),
+        (
+            "replace-one",
+            dpa.SelfComposedDpEvent(
+                dpa.SampledWithoutReplacementDpEvent(1000, 50, dpa.GaussianDpEvent(20.0)), 20_000
+            ),
+        ),
+    ],
+)
+def test_the_central_limit_is_near_where_it_should_be(relation, event):
+    """Much noise, many steps: within a percent of the truth."""
+    rows = {r.name: r.epsilon for r in accounting.bounds(event, 1e-5, relation=relation)}
+    assert rows["Gaussian DP, central limit"] == pytest.approx(rows["PLD"], rel=0.01)
+
+
 def test_ways_that_do_not_cover_an_event_are_left_out():
     names = [row.name for row in accounting.bounds(dpa.LaplaceDpEvent(1.0), 1e-5)]
     assert "Gaussian DP, central limit" not in names

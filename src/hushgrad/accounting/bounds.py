@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import dp_accounting
+from scipy import special
 
 from hushgrad._check import fraction
 from hushgrad.accounting import pld, rdp
@@ -86,15 +87,25 @@ def _shift(parts: Parts, relation: str) -> float:
     found = releases(parts)
     if found is None or any(len(r.parts) > 1 for r, _ in found):
         raise InputError("the central limit is known for (Poisson-sampled) Gaussians only")
-    moved = 2.0 if relation == "replace-one" else 1.0
     square = 0.0
     for release, count in found:
         each = (release.parts[0] / release.noise_multiplier) ** 2
         if release.is_gaussian:
-            square += count * each * moved**2
+            spread = 4 * each if relation == "replace-one" else each
+        elif release.fixed_size:
+            spread = release.rate**2 * _drawn(2 * math.sqrt(each))
+        elif relation == "replace-one":
+            spread = release.rate**2 * 4 * math.sinh(each)
         else:
-            square += count * release.rate**2 * math.expm1(each) * moved
+            spread = release.rate**2 * math.expm1(each)
+        square += count * spread
     return math.sqrt(square)
+
+
+def _drawn(shift: float) -> float:
+    """Dong, Roth and Su 2019, corollary 5.4: for samples of one size."""
+    more = math.exp(shift**2) * special.ndtr(1.5 * shift)
+    return float(2 * (more + 3 * special.ndtr(-0.5 * shift) - 2))
 
 
 def _naive(parts: Parts, delta: float, relation: str) -> Bound | None:
