@@ -20,11 +20,11 @@ from hushgrad._check import fraction, positive, whole
 from hushgrad.clip import Rule, as_rule
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
-from hushgrad.sampling import SAMPLERS, FixedSize, Poisson, Shuffle
+from hushgrad.sampling import SAMPLERS, BallsInBins, FixedSize, Poisson, Shuffle
 
 __all__ = ["Mechanism", "dp_sgd"]
 
-Sampler = Poisson | FixedSize | Shuffle
+Sampler = Poisson | FixedSize | Shuffle | BallsInBins
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ def dp_sgd(
     delta: float,
     epsilon: float | None = None,
     noise_multiplier: float | None = None,
-    sampling: type[Poisson] | type[FixedSize] | type[Shuffle] = Poisson,
+    sampling: type[Sampler] = Poisson,
 ) -> Mechanism:
     """DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
 
@@ -233,7 +233,7 @@ def _event(
             examples, sampling.batch_size, released
         )
         return dp_accounting.SelfComposedDpEvent(one, steps)
-    if isinstance(sampling, Shuffle):
+    if isinstance(sampling, Shuffle | BallsInBins):
         epochs = -(-steps // sampling.per_epoch(examples))
         return accounting.poisson_gaussian(1.0, noise_multiplier, epochs)
     return accounting.poisson_gaussian(sampling.rate, noise_multiplier, steps)

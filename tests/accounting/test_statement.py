@@ -130,6 +130,15 @@ def test_samples_of_one_size_are_told_and_what_is_not_known_of_them():
     assert m.epsilon() > mechanism(epochs=1, noise_multiplier=2.0).epsilon()
 
 
+def test_balls_in_bins_are_as_dear_as_shuffled_and_hide_presence():
+    m = mechanism(batch_size=32, epochs=1, noise_multiplier=0.5, sampling=hg.sampling.BallsInBins)
+    assert (m.steps, m.neighbouring_relation) == (1875, "add-or-remove-one")
+    assert m.epsilon() == pytest.approx(SHUFFLED.epsilon(), rel=1e-9)
+    text = " ".join(m.statement().split())
+    assert "each example in one batch of its own choice" in text
+    assert "POISSON" not in text
+
+
 def test_users_cost_more_with_every_example():
     def of(m, most):
         facts = accounting.statement_facts(m, max_examples_per_user=most)

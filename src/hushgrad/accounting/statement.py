@@ -135,6 +135,7 @@ def _sampling_words(m: Mechanism) -> str:
         "poisson": "Poisson sampling",
         "fixed-size": "samples of one size",
         "shuffle": "each example once per epoch",
+        "balls-in-bins": "each example once per epoch",
     }[m.sampling.kind]
 
 
@@ -153,7 +154,7 @@ def _user_event(m: Mechanism, made: int, most: int) -> dp_accounting.DpEvent:
     """
     if most == 1:
         return m.after(made).event
-    if m.sampling.kind == "shuffle":
+    if m.sampling.kind in ("shuffle", "balls-in-bins"):
         passes = sum(count for _, count in flattened(m.after(made).event))
         return poisson_gaussian(1.0, m.noise_multiplier / most, passes)
     counts = range(most + 1)
@@ -174,6 +175,8 @@ def _ran(m: Mechanism, facts: dict[str, Any]) -> str:
         f"size {m.batch_size:,})",
         "fixed-size": f"{m.batch_size:,} examples drawn for each without replacement",
         "shuffle": f"shuffled batches of {m.batch_size:,}",
+        "balls-in-bins": "in every epoch each example in one batch of its own choice (expected "
+        f"batch size {m.batch_size:,})",
     }[m.sampling.kind]
     return (
         f"DP-SGD over {m.examples:,} examples: {facts['steps']:,} steps, {drawn}, gradients "

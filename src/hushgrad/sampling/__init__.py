@@ -5,11 +5,12 @@ new sampler is one file here with `of`, `batch`, `kind` and `neighbouring_relati
 below; what a mechanism with it costs is one line in `hushgrad.mechanism`.
 """
 
+from hushgrad.sampling.balls_in_bins import BallsInBins
 from hushgrad.sampling.blocks import Block, blocks
 from hushgrad.sampling.fixed_size import FixedSize
 from hushgrad.sampling.poisson import Poisson
 from hushgrad.sampling.shuffle import Shuffle
 
-__all__ = ["SAMPLERS", "Block", "FixedSize", "Poisson", "Shuffle", "blocks"]
+__all__ = ["SAMPLERS", "BallsInBins", "Block", "FixedSize", "Poisson", "Shuffle", "blocks"]
 
-SAMPLERS = (Poisson, FixedSize, Shuffle)
+SAMPLERS = (Poisson, FixedSize, Shuffle, BallsInBins)
