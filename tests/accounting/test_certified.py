@@ -389,3 +389,22 @@ def test_samples_of_one_size_lie_between_coins_and_the_renyi_bound():
     assert high < accounting.epsilon(event, 1e-6, "rdp", relation=REPLACE)
     with pytest.raises(InputError, match="no sound bound under add-or-remove-one"):
         accounting.epsilon(event, 1e-6)
+
+
+def test_what_is_cut_off_is_charged_in_full():
+    """Coarse tails, so that what they hold shows: it may be lost to no release."""
+    from hushgrad.accounting.losses import Release
+    from hushgrad.accounting.losses.composition import Composition
+    from hushgrad.accounting.losses.grid import discretised
+    from hushgrad.accounting.losses.pairs import dominating
+
+    for relation in (ADD, REPLACE):
+        for pair in dominating(Release(1.0, 0.2), relation):
+            above, below = discretised(pair, 0.01, 1e-3)
+            assert above.beyond == 1e-3
+            assert above.mass.sum() + above.beyond >= 1
+            assert below.mass.sum() + below.beyond <= 1
+            series = Composition([(above, 5)]).series(1.0, 1e-2, 2**20)
+            end = (series.first + series.size) * series.interval
+            # No loss on the grid reaches so far; what is beyond it may.
+            assert series.deltas(upper=True)(end - 0.01)[0] >= 5e-3
