@@ -6,6 +6,7 @@ import math
 import warnings
 from fractions import Fraction
 
+import dp_accounting as dpa
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -440,3 +441,44 @@ def test_a_dictionary_of_its_own():
 
 def test_the_statement_is_the_accountings():
     assert make().statement() == accounting.statement(make())
+
+
+SAMPLED = {
+    hg.sampling.Poisson: ("add-or-remove-one", accounting.poisson_gaussian(0.05, 2.0, 21)),
+    hg.sampling.FixedSize: (
+        "replace-one",
+        dpa.SelfComposedDpEvent(
+            dpa.SampledWithoutReplacementDpEvent(1000, 50, dpa.GaussianDpEvent(2.0)), 21
+        ),
+    ),
+    # 21 steps of 20 to a pass: two passes, the second only begun.
+    hg.sampling.Shuffle: ("replace-special", accounting.poisson_gaussian(1.0, 2.0, 2)),
+    hg.sampling.BallsInBins: ("add-or-remove-one", accounting.poisson_gaussian(1.0, 2.0, 2)),
+}
+
+
+@pytest.mark.parametrize("sampling", hg.sampling.SAMPLERS)
+def test_what_is_accounted_is_how_batches_are_drawn(sampling):
+    relation, event = SAMPLED[sampling]
+    settings = {"examples": 1000, "batch_size": 50, "steps": 21, "delta": 1e-5}
+    m = hg.dp_sgd(**settings, noise_multiplier=2.0, sampling=sampling)
+    assert (m.neighbouring_relation, m.event) == (relation, event)
+    assert m.sampling == sampling.of(1000, 50)
+    assert m.epsilon() == accounting.epsilon(event, 1e-5, relation=relation)
+    assert m.to_dict()["sampling"]["kind"] == sampling.kind
+    # From epsilon to noise and back, under the sampler's own relation.
+    found = hg.dp_sgd(**settings, epsilon=3.0, sampling=sampling)
+    assert 2.997 <= found.epsilon() <= 3.0
+
+
+@pytest.mark.parametrize("sampling", [None, "poisson", hg.sampling.Poisson(0.1), int])
+def test_samplings_that_are_none(sampling):
+    with pytest.raises(InputError, match="sampling must be a sampler"):
+        hg.dp_sgd(
+            examples=100,
+            batch_size=10,
+            steps=1,
+            delta=1e-3,
+            noise_multiplier=1.0,
+            sampling=sampling,
+        )

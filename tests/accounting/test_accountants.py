@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import dp_accounting as dpa
 import pytest
+from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
@@ -270,6 +271,7 @@ SAME = {
     "none of it": (dpa.SelfComposedDpEvent(SAMPLED, 0), dpa.NoOpDpEvent()),
     "nobody sampled": (dpa.PoissonSampledDpEvent(0, GAUSSIAN), dpa.NoOpDpEvent()),
     "everybody sampled": (dpa.PoissonSampledDpEvent(1, GAUSSIAN), GAUSSIAN),
+    "nothing of a sample": (dpa.PoissonSampledDpEvent(0.1, dpa.NoOpDpEvent()), dpa.NoOpDpEvent()),
     "several Gaussians of one sample": (
         dpa.PoissonSampledDpEvent(0.1, dpa.SelfComposedDpEvent(dpa.GaussianDpEvent(3), 9)),
         dpa.PoissonSampledDpEvent(0.1, GAUSSIAN),
@@ -301,6 +303,27 @@ def test_other_events_are_refused(name, accountant):
     for question in (accounting.epsilon, accounting.delta):
         with pytest.raises(InputError):
             question(NOT_KNOWN[name], 1e-5, accountant)
+
+
+WRONG = {
+    "text for noise": dpa.GaussianDpEvent("x"),
+    "no number for noise": dpa.GaussianDpEvent(None),
+    "half a count": dpa.SelfComposedDpEvent(GAUSSIAN, 1.5),
+    "text for a count": dpa.SelfComposedDpEvent(GAUSSIAN, "3"),
+    "text for a rate": dpa.PoissonSampledDpEvent("a", GAUSSIAN),
+    "a sample of nobody's data": dpa.SampledWithoutReplacementDpEvent(0, 0, GAUSSIAN),
+    "a sample larger than the data": dpa.SampledWithoutReplacementDpEvent(10, 11, GAUSSIAN),
+    "NaN in another event": dp_event.DiscreteLaplaceDpEvent(math.nan, 1),
+    "a probability of two": dpa.RandomizedResponseDpEvent(2.0, 4),
+}
+
+
+@pytest.mark.parametrize("relation", accounting.RELATIONS)
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+@pytest.mark.parametrize("name", WRONG)
+def test_numbers_that_are_none_are_clear_errors(name, accountant, relation):
+    with pytest.raises(InputError):
+        accounting.epsilon(WRONG[name], 1e-5, accountant, relation=relation)
 
 
 @pytest.mark.parametrize("delta", [0, 1, -1e-5, 1.5, math.nan, math.inf, True, "1e-5", None])

@@ -408,3 +408,23 @@ def test_what_is_cut_off_is_charged_in_full():
             end = (series.first + series.size) * series.interval
             # No loss on the grid reaches so far; what is beyond it may.
             assert series.deltas(upper=True)(end - 0.01)[0] >= 5e-3
+
+
+def test_what_has_no_loss_is_kept():
+    """Between both sides of its curve a sample of one size tells nothing: mass, but no loss."""
+    from hushgrad.accounting.losses import Release
+    from hushgrad.accounting.losses.grid import discretised
+    from hushgrad.accounting.losses.pairs import dominating
+
+    (pair,) = dominating(Release(2.0, 0.1, fixed_size=True), REPLACE)
+    above, below = discretised(pair, 0.01, 1e-9)
+    # With half of a standard Gaussian below zero and shift 1: (1 - rate)(Phi(1/2) - Phi(-1/2)).
+    none = 0.9 * (special.ndtr(0.5) - special.ndtr(-0.5))
+    at = int(np.searchsorted(above.points, 0))
+    assert none < above.mass[at] < none + 0.05
+    assert above.mass.sum() + above.beyond >= 1
+    assert below.mass.sum() <= 1
+    # The side below zero is that of adding, which tells more there than removing.
+    removed = dominating(Release(1.0, 0.1), ADD)[0]
+    least, _ = removed.ends(1e-9)
+    assert above.points[0] * 0.01 < 5 * least < 0

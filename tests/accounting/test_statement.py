@@ -147,6 +147,9 @@ def test_users_cost_more_with_every_example():
     for m in (mechanism(epochs=2), SHUFFLED):
         assert of(m, 1) == pytest.approx(m.epsilon(), rel=1e-6)
         assert m.epsilon() < of(m, 2) < of(m, 5)
+    # However many: nobody listed is forgotten, and nothing overflows.
+    huge = [of(mechanism(epochs=1), most) for most in (100, 10_000)]
+    assert 10 < huge[0] < huge[1] < math.inf
     # All in one batch, the noise is a third of what it was: exactly one Gaussian.
     assert of(SHUFFLED, 3) == pytest.approx(mechanism_epsilon(0.5 / 3), rel=1e-6)
     for wrong in (0, -1, 1.5, "3"):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import dp_accounting
-
 from hushgrad._check import fraction, positive
 from hushgrad.accounting import pld, rdp
-from hushgrad.accounting.events import Parts, as_event, as_relation, flattened
+from hushgrad.accounting.events import (
+    Parts,
+    as_event,
+    as_relation,
+    flattened,
+    keeps_nothing,
+)
 from hushgrad.accounting.losses import Interval
 from hushgrad.errors import InputError
 
@@ -99,16 +103,9 @@ def _sure(found: Interval, most: float = math.inf) -> Interval:
 def parts_of(event: Any) -> Parts | None:
     """The event's parts; None if one of them keeps nothing private."""
     parts = flattened(as_event(event))
-    if any(_open(part) for part, _ in parts):
+    if any(keeps_nothing(part) for part, _ in parts):
         return None
     return parts
-
-
-def _open(event: dp_accounting.DpEvent) -> bool:
-    inner = getattr(event, "event", None)
-    return isinstance(event, dp_accounting.NonPrivateDpEvent) or (
-        isinstance(inner, dp_accounting.DpEvent) and _open(inner)
-    )
 
 
 def _at_least_zero(epsilon: float) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import dp_accounting
@@ -64,8 +66,10 @@ def bounds(event: Any, delta: float, *, relation: str | None = None) -> list[Bou
     if not parts:
         worth = math.inf if parts is None else 0.0
         return [Bound("PLD", worth, "upper bound", "exact")]
-    found = [way(parts, delta, relation) for way in _WAYS]
-    rows = [row for row in found if row is not None]
+    rows = []
+    for name, kind, source, worth in _WAYS:
+        with contextlib.suppress(InputError):
+            rows.append(Bound(name, worth(parts, delta, relation), kind, source))
     if not rows:
         raise InputError(f"no accountant covers {as_event(event)!r} under {relation}")
     return rows
@@ -108,74 +112,50 @@ def _drawn(shift: float) -> float:
     return float(2 * (more + 3 * special.ndtr(-0.5 * shift) - 2))
 
 
-def _naive(parts: Parts, delta: float, relation: str) -> Bound | None:
+def _naive(parts: Parts, delta: float, relation: str) -> float:
     total = sum(count for _, count in parts)
-    try:
-        each = [(_single(part, delta / total, relation), count) for part, count in parts]
-    except InputError:
-        return None
-    worth = math.fsum(epsilon * count for epsilon, count in each)
-    return Bound("naive composition", worth, "upper bound", "Dwork et al. 2006")
+    return math.fsum(_single(part, delta / total, relation) * count for part, count in parts)
 
 
-def _advanced(parts: Parts, delta: float, relation: str) -> Bound | None:
+def _advanced(parts: Parts, delta: float, relation: str) -> float:
     total = sum(count for _, count in parts)
-    try:
-        each = [(_single(part, delta / 2 / total, relation), count) for part, count in parts]
-    except InputError:
-        return None
+    each = [(_single(part, delta / 2 / total, relation), count) for part, count in parts]
     drift = math.fsum(n * e * math.expm1(min(e, 700.0)) for e, n in each)
-    swing = math.sqrt(2 * math.log(2 / delta) * math.fsum(n * e * e for e, n in each))
-    source = "Dwork, Rothblum and Vadhan 2010"
-    return Bound("advanced composition", drift + swing, "upper bound", source)
+    return drift + math.sqrt(2 * math.log(2 / delta) * math.fsum(n * e * e for e, n in each))
 
 
 def _single(event: dp_accounting.DpEvent, delta: float, relation: str) -> float:
     return pld.epsilon([(event, 1)], delta, relation)
 
 
-def _moments(parts: Parts, delta: float, relation: str) -> Bound | None:
-    try:
-        divergences = rdp.divergences(parts, relation, _CLASSIC_ORDERS)
-    except InputError:
-        return None
+def _moments(parts: Parts, delta: float, relation: str) -> float:
+    divergences = rdp.divergences(parts, relation, _CLASSIC_ORDERS)
     pairs = zip(_CLASSIC_ORDERS, divergences, strict=True)
-    worth = min(d - math.log(delta) / (order - 1) for order, d in pairs)
-    return Bound("moments accountant", worth, "upper bound", "Abadi et al. 2016, Mironov 2017")
+    return min(d - math.log(delta) / (order - 1) for order, d in pairs)
 
 
-def _renyi(parts: Parts, delta: float, relation: str) -> Bound | None:
+def _limit(parts: Parts, delta: float, relation: str) -> float:
     try:
-        worth = rdp.epsilon(parts, delta, relation)
-    except InputError:
-        return None
-    return Bound("RDP", worth, "upper bound", "Canonne, Kamath and Steinke 2020")
+        return gaussian_epsilon(_shift(parts, relation), delta)
+    except OverflowError:
+        return math.inf
 
 
-def _limit(parts: Parts, delta: float, relation: str) -> Bound | None:
-    try:
-        worth = gaussian_epsilon(_shift(parts, relation), delta)
-    except (InputError, OverflowError):
-        return None
-    return Bound("Gaussian DP, central limit", worth, "approximation", "Bu et al. 2020")
+def _below(parts: Parts, delta: float, relation: str) -> float:
+    found = pld.epsilon_interval(parts, delta, relation).lower
+    if not found:
+        raise InputError("no lower bound is known")
+    return found
 
 
-def _tight(parts: Parts, delta: float, relation: str) -> Bound | None:
-    try:
-        worth = pld.epsilon(parts, delta, relation)
-    except InputError:
-        return None
-    return Bound("PLD", worth, "upper bound", "Doroshenko et al. 2022")
-
-
-def _below(parts: Parts, delta: float, relation: str) -> Bound | None:
-    try:
-        worth = pld.epsilon_interval(parts, delta, relation).lower
-    except InputError:
-        return None
-    if not worth:
-        return None
-    return Bound("nothing below this holds", worth, "lower bound", "binned PLD")
-
-
-_WAYS = (_naive, _advanced, _moments, _renyi, _limit, _tight, _below)
+_UPPER = "upper bound"
+# Name, kind, source, and the epsilon or an error where it does not cover an event.
+_WAYS: tuple[tuple[str, str, str, Callable[[Parts, float, str], float]], ...] = (
+    ("naive composition", _UPPER, "Dwork et al. 2006", _naive),
+    ("advanced composition", _UPPER, "Dwork, Rothblum and Vadhan 2010", _advanced),
+    ("moments accountant", _UPPER, "Abadi et al. 2016, Mironov 2017", _moments),
+    ("RDP", _UPPER, "Canonne, Kamath and Steinke 2020", rdp.epsilon),
+    ("Gaussian DP, central limit", "approximation", "Bu et al. 2020", _limit),
+    ("PLD", _UPPER, "Doroshenko et al. 2022", pld.epsilon),
+    ("nothing below this holds", "lower bound", "binned PLD", _below),
+)

@@ -61,7 +61,7 @@ def calibrate(
     epsilon: float | None = None,
     accountant: str = "pld",
 ) -> Calibration:
-    """The one number that is not given: noise, steps, batch size, examples or epsilon.
+    """DP-SGD with Poisson sampling: the one number that is not given.
 
     ```python
     hg.accounting.calibrate(

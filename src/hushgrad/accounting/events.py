@@ -14,6 +14,7 @@ from typing import Any
 import dp_accounting
 from dp_accounting import dp_event
 
+from hushgrad._check import whole
 from hushgrad.accounting.losses import Release
 from hushgrad.errors import InputError
 
@@ -23,6 +24,7 @@ __all__ = [
     "as_event",
     "as_relation",
     "flattened",
+    "keeps_nothing",
     "poisson_gaussian",
     "releases",
 ]
@@ -82,25 +84,27 @@ def flattened(event: dp_accounting.DpEvent, count: int = 1) -> list[tuple[Any, i
         case dp_accounting.NoOpDpEvent():
             return []
         case dp_accounting.SelfComposedDpEvent(event=inner, count=times):
-            if times != int(times) or times < 0:
-                raise InputError(f"count must be a whole number of zero or more, got {times!r}")
-            return flattened(inner, count * int(times)) if times else []
+            times = whole("count", times, at_least=0)
+            return flattened(inner, count * times) if times else []
         case dp_accounting.ComposedDpEvent(events=events):
             return [part for inner in events for part in flattened(inner, count)]
         case dp_accounting.PoissonSampledDpEvent(sampling_probability=rate, event=inner):
             rate = _within("sampling_probability", rate, 0, 1)
             if rate in (0, 1):
                 return flattened(inner, count) if rate else []
-            return [(dp_accounting.PoissonSampledDpEvent(rate, _joint(inner)), count)]
+            one = _joint(inner)
+            return [(dp_accounting.PoissonSampledDpEvent(rate, one), count)] if one else []
         case dp_accounting.SampledWithoutReplacementDpEvent(
             source_dataset_size=examples, sample_size=size, event=inner
         ):
-            _within("sample_size", size, 0, examples)
+            examples = whole("source_dataset_size", examples)
+            size = int(_within("sample_size", size, 0, examples))
+            one = _joint(inner)
             sampled = dp_accounting.SampledWithoutReplacementDpEvent
-            return [(sampled(int(examples), int(size), _joint(inner)), count)]
+            return [(sampled(examples, size, one), count)] if one and size else []
         case dp_event.RepeatAndSelectDpEvent(event=inner, mean=mean, shape=shape):
             runs = flattened(inner)
-            if any(isinstance(run, dp_accounting.NonPrivateDpEvent) for run, _ in runs):
+            if any(keeps_nothing(run) for run, _ in runs):
                 return [(_NOTHING_KEPT, count)]
             one = dp_accounting.ComposedDpEvent(
                 [dp_accounting.SelfComposedDpEvent(run, n) for run, n in runs]
@@ -115,6 +119,14 @@ def flattened(event: dp_accounting.DpEvent, count: int = 1) -> list[tuple[Any, i
 
 
 _NOTHING_KEPT = dp_accounting.NonPrivateDpEvent()
+
+
+def keeps_nothing(event: dp_accounting.DpEvent) -> bool:
+    """The part of an event is released without noise, or to a sample."""
+    inner = getattr(event, "event", None)
+    return isinstance(event, dp_accounting.NonPrivateDpEvent) or (
+        isinstance(inner, dp_accounting.DpEvent) and keeps_nothing(inner)
+    )
 
 
 def releases(parts: Parts) -> list[tuple[Release, int]] | None:
@@ -155,8 +167,8 @@ def _mixture(event: dp_event.MixtureOfGaussiansDpEvent) -> Release:
     return Release(noise, 1.0, tuple(s for s, _ in kept), weights)
 
 
-def _joint(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
-    """What is released of one sample: several Gaussians of it are one, exactly.
+def _joint(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent | None:
+    """What is released of one sample, if anything: several Gaussians are one, exactly.
 
     `dp_accounting` 0.6 drops the rest of a sampled composition that holds an integer
     noise multiplier; nothing is left to drop here.
@@ -164,7 +176,7 @@ def _joint(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
     parts = flattened(event)
     if all(isinstance(part, dp_accounting.GaussianDpEvent) for part, _ in parts):
         square = math.fsum(count / part.noise_multiplier**2 for part, count in parts)
-        return _gaussian(square**-0.5) if square else dp_accounting.NoOpDpEvent()
+        return _gaussian(square**-0.5) if square else None
     if len(parts) == 1 and parts[0][1] == 1:
         return parts[0][0]
     raise InputError(
@@ -178,7 +190,10 @@ def _gaussian(noise_multiplier: Any) -> dp_accounting.DpEvent:
 
 
 def _within(name: str, value: Any, least: Any, most: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
     if not least <= number <= most or math.isinf(number):
         raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value!r}")
     return number

@@ -93,7 +93,10 @@ def _foreign(parts: Parts, relation: str) -> Any:
     """Composed here, since `dp_accounting` 0.6 forgets the counts of some events."""
     composed = distributions.identity()
     for event, count in parts:
-        one = _distribution(event, relation)
+        try:
+            one = _distribution(event, relation)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{event!r} cannot be accounted for: {error}") from error
         if one is None:
             raise InputError(
                 f"accountant 'pld' cannot account for {type(event).__name__} under {relation}; "

@@ -64,7 +64,7 @@ def _accountant(
         for event, count in parts:
             try:
                 accountant.compose(_moved(event, relation), count)
-            except dp_accounting.UnsupportedEventError as error:
+            except (dp_accounting.UnsupportedEventError, ValueError) as error:
                 raise InputError(
                     f"accountant 'rdp' cannot account for {type(event).__name__} under "
                     f"{relation} ({error})"

@@ -159,12 +159,13 @@ def _user_event(m: Mechanism, made: int, most: int) -> dp_accounting.DpEvent:
         return poisson_gaussian(1.0, m.noise_multiplier / most, passes)
     counts = range(most + 1)
     chances = stats.binom.pmf(counts, most, m.sampling_rate)
+    # What is too unlikely to be listed is charged as if all examples were in the batch.
     kept = [(float(n), float(p)) for n, p in zip(counts, chances, strict=True) if p > _NEVER]
-    # What is left out is added to the largest number that is kept.
-    last, rest = kept[-1][0], 1 - math.fsum(p for _, p in kept[:-1])
-    weights = [p for _, p in kept[:-1]] + [max(rest, kept[-1][1])]
+    listed = [n for n, _ in kept if n < most]
+    weights = [p for n, p in kept if n < most]
+    rest = max(_NEVER, 1 - math.fsum(weights))
     one = dp_event.MixtureOfGaussiansDpEvent(
-        m.noise_multiplier, [n for n, _ in kept[:-1]] + [last], weights
+        m.noise_multiplier, [*listed, float(most)], [*weights, rest]
     )
     return dp_accounting.SelfComposedDpEvent(one, made)
 

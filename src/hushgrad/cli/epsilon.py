@@ -77,13 +77,15 @@ def epsilon(
         facts = accounting.statement_facts(m, max_examples_per_user=max_examples_per_user)
         typer.echo(json.dumps({**facts, "bounds": _rows(m)}, indent=2, allow_nan=False))
         return
+    # Mistakes end the command before anything is shown.
+    statement = m.statement(max_examples_per_user=max_examples_per_user)
     _table(m)
     if used_microbatching:
         typer.echo(
             f"Microbatching: the noise multiplier {noise_multiplier:g} counts as "
             f"{m.noise_multiplier:g}.\n"
         )
-    typer.echo(m.statement(max_examples_per_user=max_examples_per_user))
+    typer.echo(statement)
 
 
 def _rows(m: Mechanism) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ class Shuffle:
     example is in. It is what other systems' data loaders do, at the price of far more
     noise for the same epsilon; `Poisson` is the better choice wherever it can be had.
 
-    Neighbouring data sets differ in one example that is replaced by one without a
-    gradient ("replace-special"): without an example, all later batches would differ.
+    Neighbouring data sets differ in one example that leaves an empty place, which adds
+    nothing to a batch ("replace-special"): closing the gap would change other batches.
 
     Raises:
       InputError: if `batch_size` is no positive whole number.

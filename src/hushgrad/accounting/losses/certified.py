@@ -319,13 +319,13 @@ def _chernoff_epsilon(composed: Composition, theta: float, delta: float) -> floa
     return max(0.0, (composed.cumulant(theta) - math.log(left)) / theta) if left > 0 else math.inf
 
 
-def root(series: Series, delta: float, *, upper: bool, guess: float | None = None) -> float:
+def root(series: Series, delta: float, *, upper: bool) -> float:
     """Where the bound on delta reaches `delta`, on the sound side, by Newton's steps."""
     bound = series.deltas(upper=upper)
     start = max(0.0, series.first * series.interval)
     end = (series.first + series.size) * series.interval
     low, high = start, math.inf  # the bound exceeds delta at low, unless that is the start
-    at = max(start, (series.base - math.log(delta)) / series.theta if guess is None else guess)
+    at = max(start, (series.base - math.log(delta)) / series.theta)
     reached = False
     for _ in range(200):
         value, fall = bound(at)

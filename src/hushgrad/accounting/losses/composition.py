@@ -18,7 +18,15 @@ from scipy import fft, optimize, signal
 
 from hushgrad.accounting.losses.grid import Losses
 
-__all__ = ["ABOVE", "CHERNOFF_RATES", "OUTSIDE", "Composition", "Series", "Spectrum"]
+__all__ = [
+    "ABOVE",
+    "CHERNOFF_RATES",
+    "Composition",
+    "Series",
+    "Spectrum",
+    "tails",
+    "window",
+]
 
 _ROUNDING = 2.0**-53
 # Natural logarithms of what is cut off: of the tilted sum outside of the window, of
@@ -94,16 +102,15 @@ class Composition:
         base = self.cumulant(theta)
         mean, deviation = self.spread(theta)
         rates = CHERNOFF_RATES / max(deviation, self.interval)
-        up = [(self.cumulant(theta + rate), rate) for rate in rates]
-        down = [(self.cumulant(theta - rate), rate) for rate in rates]
-        above = min((c - math.log(delta) - ABOVE) / (theta + rate) for c, rate in up)
-        high = max(above, min((c - base - OUTSIDE) / rate for c, rate in up))
-        low = max((OUTSIDE - c + base) / rate for c, rate in down)
-        first = math.floor(min(low, mean) / self.interval) - 1
-        size = math.ceil(max(high, mean) / self.interval) + 1 - first
+        up = [self.cumulant(theta + rate) for rate in rates]
+        down = [self.cumulant(theta - rate) for rate in rates]
+        above = min(
+            (c - math.log(delta) - ABOVE) / (theta + r) for c, r in zip(up, rates, strict=True)
+        )
+        low, high = tails(rates, [c - base for c in down], [c - base for c in up])
+        first, size = window(min(low, mean), max(high, above, mean), self.interval)
         if size > longest:
             return None
-        size = fft.next_fast_len(size, real=True) or size
         return Series(
             interval=self.interval,
             theta=theta,
@@ -132,6 +139,24 @@ class Composition:
             largest += count * np.log(level + error)
             angle += np.remainder(count * np.angle(heard), 2 * np.pi)
         return Spectrum(log, angle, largest)
+
+
+def tails(rates: np.ndarray, down: Sequence[float], up: Sequence[float]) -> tuple[float, float]:
+    """Between these lies a tilted sum but for exp(OUTSIDE) on either side.
+
+    By Chernoff's inequality at some rates, at which the logarithm of the sum's moment
+    generating function changes so much below and above the tilt.
+    """
+    low = max((OUTSIDE - change) / rate for change, rate in zip(down, rates, strict=True))
+    high = min((change - OUTSIDE) / rate for change, rate in zip(up, rates, strict=True))
+    return low, high
+
+
+def window(low: float, high: float, interval: float) -> tuple[int, int]:
+    """The first point of a window from low to high, and a size that transforms fast."""
+    first = math.floor(low / interval) - 1
+    size = math.ceil(high / interval) + 1 - first
+    return first, fft.next_fast_len(size, real=True) or size
 
 
 class Spectrum(NamedTuple):

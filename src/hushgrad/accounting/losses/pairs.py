@@ -17,8 +17,6 @@ from scipy import special
 
 __all__ = ["Mixture", "Pair", "Release", "dominating"]
 
-RELATIONS = ("add-or-remove-one", "replace-one", "replace-special")
-
 # Of the inverse of a loss: its table, the steps that improve on it, and when to stop: what
 # is off by so many deviations changes a mass by a square of that.
 _TABLE, _NEWTON, _CLOSE = 513, 40, 1e-8
@@ -54,17 +52,15 @@ class Mixture:
             return mean * x - 0.5 * mean * mean, np.full_like(x, mean)
         parts = list(zip(self.means, self.weights, strict=True))
         terms = [m * x - 0.5 * m * m for m, _ in parts]
-        # Beyond this, one is added to more than 1e26 and no longer matters.
-        most = np.maximum(np.maximum.reduce(terms) - 60.0, 0.0)
+        most = np.maximum.reduce(terms)
         shares = [w * np.exp(t - most) for t, (_, w) in zip(terms, parts, strict=True)]
         total = sum(shares, start=np.zeros_like(x))
         slope = sum((m * s for (m, _), s in zip(parts, shares, strict=True)), np.zeros_like(x))
         near = [w * np.expm1(np.minimum(t, 1.0)) for t, (_, w) in zip(terms, parts, strict=True)]
         small = sum(near, start=np.zeros_like(x))
         # Near -1, where the sum nearly cancels, the other way is the exact one.
-        exact = (np.maximum.reduce(terms) < 1.0) & (small > -0.5)
-        with np.errstate(divide="ignore"):
-            log = np.where(exact, np.log1p(np.maximum(small, -0.5)), most + np.log(total))
+        exact = (most < 1.0) & (small > -0.5)
+        log = np.where(exact, np.log1p(np.maximum(small, -0.5)), most + np.log(total))
         return log, slope / total
 
     def upper(self, tail: float) -> float:
@@ -180,8 +176,8 @@ def dominating(release: Release, relation: str) -> Sequence[Pair]:
     Adding and removing somebody are different directions where who takes part is
     drawn; a sequence of releases goes all in one direction. A replaced example may
     push the sum from one side of what it was to the other (Lebeda, Regehr, Kamath and
-    Steinke 2024, arXiv 2405.20769). Replaced by the special example, whose gradient is
-    zero, it is as if it were removed.
+    Steinke 2024, arXiv 2405.20769). Replaced by the special example, which adds
+    nothing, it is as if it were removed.
 
     Where as many are drawn as ever, without replacement, whoever is replaced moves the
     sum by two clips if drawn. By Balle, Barthe and Gaboardi 2018 (arXiv 1807.01647,

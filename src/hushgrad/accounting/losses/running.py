@@ -6,17 +6,17 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import fft
 
 from hushgrad._check import whole
 from hushgrad.accounting.losses.certified import composed_for, epsilon_upper, root
 from hushgrad.accounting.losses.composition import (
     ABOVE,
     CHERNOFF_RATES,
-    OUTSIDE,
     Composition,
     Series,
     Spectrum,
+    tails,
+    window,
 )
 from hushgrad.accounting.losses.pairs import Pair, Release, dominating
 from hushgrad.errors import InputError
@@ -90,14 +90,11 @@ def _one(pair: Pair, steps: int, delta: float) -> Series | None:
         rates = CHERNOFF_RATES / max(composed.spread(theta)[1], composed.interval)
         fall = [steps * max(0.0, one.cumulant(theta - r) - base) for r in rates]
         rise = [steps * max(0.0, one.cumulant(theta + r) - base) for r in rates]
-        low = max((OUTSIDE - f) / r for f, r in zip(fall, rates, strict=True))
-        high = min((f - OUTSIDE) / r for f, r in zip(rise, rates, strict=True))
+        low, high = tails(rates, fall, rise)
         high = max(high, (whole_run.first + whole_run.size) * composed.interval)
-        first = math.floor(low / composed.interval) - 1
-        size = math.ceil(high / composed.interval) + 1 - first
+        first, size = window(low, high, composed.interval)
         if size > _LONGEST:
             continue
-        size = fft.next_fast_len(size, real=True) or size
         return Series(
             interval=composed.interval,
             theta=theta,
