@@ -13,12 +13,14 @@ from hushgrad import accounting, clip, datasets, errors, noise, sampling
 from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism, dp_sgd
+from hushgrad.schedule import Schedule, schedule
 from hushgrad.training import Progress, Run, train
 
 __all__ = [
     "Mechanism",
     "Progress",
     "Run",
+    "Schedule",
     "__version__",
     "accounting",
     "check",
@@ -30,5 +32,6 @@ __all__ = [
     "explain",
     "noise",
     "sampling",
+    "schedule",
     "train",
 ]

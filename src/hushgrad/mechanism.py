@@ -6,7 +6,9 @@ is accounted is what runs.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -18,80 +20,50 @@ from jaxtyping import Array, Float
 from hushgrad import accounting
 from hushgrad._check import fraction, positive, whole
 from hushgrad.clip import Rule, as_rule
+from hushgrad.costs import released
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
-from hushgrad.sampling import SAMPLERS, BallsInBins, FixedSize, Poisson, Shuffle
+from hushgrad.sampling import SAMPLERS, Poisson, Sampler
 
-__all__ = ["Mechanism", "dp_sgd"]
+__all__ = ["Guarantee", "Mechanism", "dp_sgd"]
 
-Sampler = Poisson | FixedSize | Shuffle | BallsInBins
+_GROUP = re.compile(r"group of ([1-9][0-9]*)")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mechanism:
-    """DP-SGD as plain immutable data; made by `hushgrad.dp_sgd`.
+class Guarantee(abc.ABC):
+    """What has an event, a relation and a delta, and so a cost in privacy.
 
     Attributes:
-      examples: number of examples in the data set, a public fact.
-      batch_size: expected batch size, the public divisor of every sum.
-      sampling: how a batch is drawn.
-      clip: how each example's gradient is bounded.
-      noise_multiplier: standard deviation of the noise over the sensitivity, of
-        all that a step releases together.
-      steps: number of noisy releases.
       delta: at which epsilon is stated unless another is asked for.
-      unit: whose presence is hidden.
+      steps: number of noisy releases in all.
+      phases: what runs, one after the other.
     """
 
-    examples: int
-    batch_size: int
-    sampling: Sampler
-    clip: Rule
-    noise_multiplier: float
-    steps: int
     delta: float
-    unit: str = dataclasses.field(default="example", init=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.sampling, SAMPLERS):
-            raise InputError(
-                f"sampling must be a sampler from hushgrad.sampling, got {self.sampling!r}"
-            )
-        if not isinstance(self.clip, Rule):
-            raise InputError(f"clip must be a rule from hushgrad.clip, got {self.clip!r}")
-        positive("noise_multiplier", self.noise_multiplier)
-        whole("steps", self.steps, at_least=0)
-        fraction("delta", self.delta)
-        self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
+    steps: int
+    phases: tuple[Mechanism, ...]
 
     @property
+    @abc.abstractmethod
+    def event(self) -> dp_accounting.DpEvent:
+        """All releases, in `dp_accounting`'s language."""
+
+    @property
+    @abc.abstractmethod
     def neighbouring_relation(self) -> str:
         """What may differ between two data sets that nobody can tell apart."""
-        return self.sampling.neighbouring_relation
 
-    @property
-    def sampling_rate(self) -> float:
-        """Expected share of the examples in one batch."""
-        return self.batch_size / self.examples
+    @abc.abstractmethod
+    def at(self, step: int) -> tuple[Mechanism, int]:
+        """The phase that a step belongs to, and the number of that phase's first step."""
 
-    @property
-    def sum_noise_multiplier(self) -> float:
-        """Of the noise on the sum of gradients alone.
+    @abc.abstractmethod
+    def after(self, steps: int | None) -> Guarantee:
+        """The same, stopped after so many steps."""
 
-        Above `noise_multiplier` where the clip releases a count beside the sum; then
-        the two together have `noise_multiplier`.
-        """
-        return self.clip.sum_noise_multiplier(self.noise_multiplier)
-
-    @property
-    def noise_stddev(self) -> float:
-        """Standard deviation of the noise on the sum, in the first step of an adaptive clip."""
-        return self.sum_noise_multiplier * self.clip.sensitivity
-
-    @property
-    def event(self) -> dp_accounting.DpEvent:
-        """All releases of the mechanism, in `dp_accounting`'s language."""
-        return _event(self.sampling, self.examples, self.noise_multiplier, self.steps)
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data; equal dictionaries mean equal mechanisms."""
 
     def epsilon(
         self, delta: float | None = None, accountant: str = "pld", *, steps: int | None = None
@@ -118,6 +90,103 @@ class Mechanism:
         """The least false negatives of any membership attack, by its false positives."""
         return accounting.trade_off(self, false_positives)
 
+    def statement(
+        self, *, max_examples_per_user: int | None = None, microbatching: bool = False
+    ) -> str:
+        """What is promised, to whom and against what, in plain words.
+
+        Args:
+          max_examples_per_user: also what is promised to a user who has so many examples.
+          microbatching: of other systems that average the gradients of several examples
+            before they clip; hushgrad never does.
+        """
+        return accounting.statement(
+            self, max_examples_per_user=max_examples_per_user, microbatching=microbatching
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mechanism(Guarantee):
+    """DP-SGD as plain immutable data; made by `hushgrad.dp_sgd`.
+
+    Attributes:
+      examples: number of examples in the data set, a public fact.
+      batch_size: expected batch size, the public divisor of every sum.
+      sampling: how a batch is drawn.
+      clip: how each example's gradient is bounded.
+      noise_multiplier: standard deviation of the noise over the sensitivity, of
+        all that a step releases together.
+      steps: number of noisy releases.
+      delta: at which epsilon is stated unless another is asked for.
+      unit: whose presence is hidden: "example", "user" (a row of the data is a user, and
+        `examples` counts users) or, say, "group of 4" for any four examples together.
+    """
+
+    examples: int
+    batch_size: int
+    sampling: Sampler
+    clip: Rule
+    noise_multiplier: float
+    steps: int
+    delta: float
+    unit: str = "example"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sampling, SAMPLERS):
+            raise InputError(
+                f"sampling must be a sampler from hushgrad.sampling, got {self.sampling!r}"
+            )
+        if not isinstance(self.clip, Rule):
+            raise InputError(f"clip must be a rule from hushgrad.clip, got {self.clip!r}")
+        positive("noise_multiplier", self.noise_multiplier)
+        whole("steps", self.steps, at_least=0)
+        fraction("delta", self.delta)
+        released(self.sampling, self.examples, 1.0, 0, _group(self.unit))  # or an error
+        self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
+
+    @property
+    def neighbouring_relation(self) -> str:
+        """What may differ between two data sets, once for each of the unit's examples."""
+        return self.sampling.neighbouring_relation
+
+    @property
+    def sampling_rate(self) -> float:
+        """Expected share of the examples in one batch."""
+        return self.batch_size / self.examples
+
+    @property
+    def sum_noise_multiplier(self) -> float:
+        """Of the noise on the sum of gradients alone.
+
+        Above `noise_multiplier` where the clip releases a count beside the sum; then
+        the two together have `noise_multiplier`.
+        """
+        return self.clip.sum_noise_multiplier(self.noise_multiplier)
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise on the sum, in the first step of an adaptive clip."""
+        return self.sum_noise_multiplier * self.clip.sensitivity
+
+    @property
+    def group(self) -> int:
+        """How many rows the unit has at most."""
+        return _group(self.unit)
+
+    @property
+    def phases(self) -> tuple[Mechanism, ...]:
+        """The mechanism alone."""
+        return (self,)
+
+    def at(self, step: int) -> tuple[Mechanism, int]:
+        """The mechanism alone, whose first step is 0."""
+        return self, 0
+
+    @property
+    def event(self) -> dp_accounting.DpEvent:
+        """All releases of the mechanism, in `dp_accounting`'s language."""
+        return released(self.sampling, self.examples, self.noise_multiplier, self.steps, self.group)
+
     def noise(
         self, norm: Float[Array, ""] | float | None = None
     ) -> optax.GradientTransformationExtraArgs:
@@ -131,14 +200,6 @@ class Mechanism:
           InputError: if a norm is given and the clip's does not move.
         """
         return gaussian(self.sum_noise_multiplier * self.clip.sensitivity_at(norm))
-
-    def statement(self, *, max_examples_per_user: int | None = None) -> str:
-        """What the mechanism promises, to whom and against what, in plain words.
-
-        Args:
-          max_examples_per_user: also what it promises a user who has so many examples.
-        """
-        return accounting.statement(self, max_examples_per_user=max_examples_per_user)
 
     def to_dict(self) -> dict[str, Any]:
         """The mechanism as plain data; equal dictionaries mean equal mechanisms."""
@@ -171,7 +232,8 @@ def dp_sgd(
     delta: float,
     epsilon: float | None = None,
     noise_multiplier: float | None = None,
-    sampling: type[Sampler] = Poisson,
+    sampling: type[Sampler] | Sampler = Poisson,
+    unit: str = "example",
 ) -> Mechanism:
     """DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
 
@@ -192,7 +254,10 @@ def dp_sgd(
       delta: in (0, 1), well below 1 / examples.
       epsilon: the smallest noise that keeps it is found.
       noise_multiplier: noise over the clip's sensitivity, in place of `epsilon`.
-      sampling: a sampler of `hushgrad.sampling`: how batches are drawn.
+      sampling: how batches are drawn: a sampler of `hushgrad.sampling`, or one made for
+        these examples and this batch size.
+      unit: whose presence is hidden: "example", "user" (a row is all that a user has; then
+        `examples` and `batch_size` count users) or, say, "group of 4".
 
     Raises:
       InputError: if an argument is out of range, not exactly one of each pair is
@@ -206,9 +271,7 @@ def dp_sgd(
             f"batch_size must be at most the number of examples, got batch_size={batch_size} "
             f"for {examples} examples"
         )
-    if sampling not in SAMPLERS:
-        raise InputError(f"sampling must be a sampler of hushgrad.sampling, got {sampling!r}")
-    drawn = sampling.of(examples, batch_size)
+    drawn = _drawn(sampling, examples, batch_size)
     clip = as_rule(clip).for_batch(batch_size)
     delta = _delta(delta, examples)
     steps = _steps(examples, batch_size, epochs, steps)
@@ -217,26 +280,34 @@ def dp_sgd(
         batch_size=batch_size,
         sampling=drawn,
         clip=clip,
-        noise_multiplier=_noise(epsilon, noise_multiplier, delta, drawn, examples, steps),
+        noise_multiplier=_noise(epsilon, noise_multiplier, delta, drawn, examples, steps, unit),
         steps=steps,
         delta=delta,
+        unit=unit,
     )
 
 
-def _event(
-    sampling: Sampler, examples: int, noise_multiplier: float, steps: int
-) -> dp_accounting.DpEvent:
-    """What is released, in the words of the accountants; one line for each sampler."""
-    if isinstance(sampling, FixedSize):
-        released = dp_accounting.GaussianDpEvent(float(noise_multiplier))
-        one = dp_accounting.SampledWithoutReplacementDpEvent(
-            examples, sampling.batch_size, released
+def _drawn(sampling: type[Sampler] | Sampler, examples: int, batch_size: int) -> Sampler:
+    if sampling in SAMPLERS:
+        return sampling.of(examples, batch_size)
+    if not isinstance(sampling, SAMPLERS):
+        raise InputError(f"sampling must be a sampler of hushgrad.sampling, got {sampling!r}")
+    expected = sampling.expected_size(examples)
+    if abs(expected - batch_size) > max(1.0, 0.01 * batch_size):
+        raise InputError(
+            f"batch_size must be what {sampling!r} draws of {examples} examples, {expected:g}, "
+            f"got {batch_size}"
         )
-        return dp_accounting.SelfComposedDpEvent(one, steps)
-    if isinstance(sampling, Shuffle | BallsInBins):
-        epochs = -(-steps // sampling.per_epoch(examples))
-        return accounting.poisson_gaussian(1.0, noise_multiplier, epochs)
-    return accounting.poisson_gaussian(sampling.rate, noise_multiplier, steps)
+    return sampling
+
+
+def _group(unit: Any) -> int:
+    if unit in ("example", "user"):
+        return 1
+    found = _GROUP.fullmatch(unit) if isinstance(unit, str) else None
+    if found is None:
+        raise InputError(f"unit must be 'example', 'user' or 'group of 4', got {unit!r}")
+    return int(found[1])
 
 
 def _delta(delta: float, examples: int) -> float:
@@ -265,6 +336,7 @@ def _noise(
     sampling: Sampler,
     examples: int,
     steps: int,
+    unit: str,
 ) -> float:
     if (epsilon is None) == (noise_multiplier is None):
         raise InputError(
@@ -273,8 +345,9 @@ def _noise(
         )
     if noise_multiplier is not None:
         return positive("noise_multiplier", noise_multiplier)
+    group = _group(unit)
     return accounting.smallest_noise(
-        lambda z: _event(sampling, examples, z, steps),
+        lambda z: released(sampling, examples, z, steps, group),
         positive("epsilon", epsilon),
         delta,
         relation=sampling.neighbouring_relation,

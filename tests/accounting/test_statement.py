@@ -157,6 +157,70 @@ def test_users_cost_more_with_every_example():
             SHUFFLED.statement(max_examples_per_user=wrong)
 
 
+def test_microbatches_halve_the_noise_and_promise_users_nothing_by_coins():
+    half = mechanism(epochs=2, noise_multiplier=mechanism().noise_multiplier / 2)
+    text = " ".join(mechanism(epochs=2).statement(microbatching=True).split())
+    assert f"epsilon = {half.epsilon():.4f}" in text
+    assert "the noise counts half here" in text
+    facts = accounting.statement_facts(
+        mechanism(epochs=2), microbatching=True, max_examples_per_user=3
+    )
+    assert facts["microbatching"]
+    assert facts["user"]["readings"][0]["status"] == "none"
+    one = accounting.statement_facts(
+        mechanism(epochs=2), microbatching=True, max_examples_per_user=1
+    )
+    assert one["user"]["readings"][0]["epsilon"] == pytest.approx(half.epsilon())
+
+
+def test_groups_and_users_are_the_unit():
+    settings = {"examples": 60_000, "batch_size": 256, "epochs": 2, "delta": 1e-5}
+    group = hg.dp_sgd(**settings, noise_multiplier=1.1, unit="group of 3")
+    facts = accounting.statement_facts(mechanism(epochs=2), max_examples_per_user=3)
+    assert group.epsilon() == pytest.approx(facts["user"]["readings"][0]["epsilon"])
+    text = " ".join(group.statement().split())
+    assert "any 3 examples together were in the training data" in text
+    assert "Whoever has several examples" not in text
+    found = hg.dp_sgd(**settings, epsilon=2.0, unit="group of 3")
+    assert 1.998 <= found.epsilon() <= 2.0
+    assert accounting.statement_facts(group)["unit"] == "group of 3"
+    shuffled = {**settings, "noise_multiplier": 3.0, "sampling": hg.sampling.Shuffle}
+    group = hg.dp_sgd(**shuffled, unit="group of 3")
+    assert group.event == accounting.poisson_gaussian(1.0, 1.0, 2)
+    text = " ".join(group.statement().split())
+    assert "any 3 examples together were in the training data or empty ones in their" in text
+    user = hg.dp_sgd(**settings, noise_multiplier=1.1, unit="user")
+    assert user.epsilon() == mechanism(epochs=2).epsilon()
+    text = " ".join(user.statement().split())
+    assert "any one user, with all their data, was in the training data" in text
+    assert "DP-SGD over 60,000 users" in text
+    for name in ("FixedSize", "CyclicPoisson", "TruncatedPoisson"):
+        sampler = getattr(hg.sampling, name)
+        with pytest.raises(hg.errors.InputError, match="no guarantee for a group of 3"):
+            hg.dp_sgd(**settings, noise_multiplier=1.1, unit="group of 3", sampling=sampler)
+    for unit in ("group of 0", "group", "users", 3, None, "group of 1.5"):
+        with pytest.raises(hg.errors.InputError, match="unit must be"):
+            hg.dp_sgd(**settings, noise_multiplier=1.1, unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        (
+            hg.sampling.TruncatedPoisson.of(60_000, 256, 300),
+            "batch size 256), cut to 300",
+        ),
+        (hg.sampling.CyclicPoisson.of(60_000, 256, 4), "0.0170667 from one of 4 parts of the data"),
+    ],
+)
+def test_other_samplings_are_told(sampling, words):
+    m = mechanism(epochs=1, sampling=sampling)
+    text = " ".join(m.statement(max_examples_per_user=2).split())
+    assert words in text
+    assert "no guarantee is known" in text
+    assert f"epsilon = {m.epsilon():.4f} PLD accounting; Poisson samples" in text
+
+
 def mechanism_epsilon(noise: float) -> float:
     return accounting.epsilon(accounting.poisson_gaussian(1.0, noise, 1), 1e-5)
 

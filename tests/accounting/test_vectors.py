@@ -97,8 +97,10 @@ def test_statements_of_shuffled_batches(vectors):
         # With microbatches of several examples the noise counts half: one moves two clips.
         noise = case["noise_multiplier"] / (2 if case["used_microbatching"] else 1)
         settings = {k: case[k] for k in ("examples", "batch_size", "epochs", "delta")}
-        m = hg.dp_sgd(**settings, noise_multiplier=noise, sampling=hg.sampling.Shuffle)
-        facts = accounting.statement_facts(m)
+        m = hg.dp_sgd(
+            **settings, noise_multiplier=case["noise_multiplier"], sampling=hg.sampling.Shuffle
+        )
+        facts = accounting.statement_facts(m, microbatching=case["used_microbatching"])
         said = {r["status"]: r["epsilon"] for r in facts["readings"] if r["accountant"] == "rdp"}
         assert f"{said['proved']:.3f}" == case["want"]["once_per_epoch"]
         assert f"{said['assumed']:.3f}" == case["want"]["poisson"]
@@ -107,7 +109,9 @@ def test_statements_of_shuffled_batches(vectors):
             event = accounting.poisson_gaussian(1.0, noise / most, math.ceil(case["epochs"]))
             user = accounting.epsilon(event, case["delta"], "rdp")
             assert f"{user:.3f}" == case["want"]["user_once_per_epoch"]
-            whole = accounting.statement_facts(m, max_examples_per_user=most)
+            whole = accounting.statement_facts(
+                m, max_examples_per_user=most, microbatching=case["used_microbatching"]
+            )
             assert whole["user"]["readings"][0]["epsilon"] <= user
 
 

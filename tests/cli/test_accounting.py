@@ -50,7 +50,7 @@ def test_shuffled_batches_microbatches_and_users():
     # TensorFlow Privacy's own statement says 13.376 and 1.616.
     assert "epsilon = 13.3764" in text
     assert "epsilon = 1.6164" in text
-    assert "the noise multiplier 2 counts as 1" in text
+    assert "the noise counts half here" in " ".join(text.split())
     assert "For a user with up to 3 examples" in text
 
 

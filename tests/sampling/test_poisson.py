@@ -184,7 +184,7 @@ def test_a_batch_far_larger_than_expected_is_drawn_whole():
 
 def test_the_rate_is_the_sampling_rate():
     sampler = Poisson(0.25)
-    assert sampler.sampling_rate == sampler.rate == 0.25
+    assert sampler.expected_size(100) == 100 * sampler.rate == 25
     assert sampler == Poisson(np.float32(0.25))
     assert hash(sampler) == hash(Poisson(0.25))
 

@@ -89,7 +89,7 @@ def central_limit(event: Any) -> float:
 
 def _shift(parts: Parts, relation: str) -> float:
     found = releases(parts)
-    if found is None or any(len(r.parts) > 1 for r, _ in found):
+    if found is None or any(len(r.parts) > 1 or r.crowded for r, _ in found):
         raise InputError("the central limit is known for (Poisson-sampled) Gaussians only")
     square = 0.0
     for release, count in found:

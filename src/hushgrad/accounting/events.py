@@ -13,6 +13,7 @@ from typing import Any
 
 import dp_accounting
 from dp_accounting import dp_event
+from scipy import stats
 
 from hushgrad._check import whole
 from hushgrad.accounting.losses import Release
@@ -112,6 +113,10 @@ def flattened(event: dp_accounting.DpEvent, count: int = 1) -> list[tuple[Any, i
             return [(dp_event.RepeatAndSelectDpEvent(one, float(mean), float(shape)), count)]
         case dp_accounting.GaussianDpEvent(noise_multiplier=noise):
             return [(_gaussian(noise), count)]
+        case dp_accounting.TruncatedSubsampledGaussianDpEvent():
+            if not event.sampling_probability or not event.truncated_batch_size:
+                return []
+            return [(event if event.noise_multiplier else _NOTHING_KEPT, count)]
         case dp_accounting.LaplaceDpEvent(noise_multiplier=noise):
             noise = _within("noise_multiplier", noise, 0, math.inf)
             return [(dp_accounting.LaplaceDpEvent(noise) if noise else _NOTHING_KEPT, count)]
@@ -149,6 +154,8 @@ def releases(parts: Parts) -> list[tuple[Release, int]] | None:
                 found.append((Release(noise, size / examples, fixed_size=True), count))
             case dp_event.MixtureOfGaussiansDpEvent():
                 found.append((_mixture(event), count))
+            case dp_accounting.TruncatedSubsampledGaussianDpEvent():
+                found.append((_truncated(event), count))
             case _:
                 return None
     return found
@@ -165,6 +172,15 @@ def _mixture(event: dp_event.MixtureOfGaussiansDpEvent) -> Release:
     weights = tuple(w for _, w in kept[:-1])
     weights = (*weights, 1 - math.fsum(weights))
     return Release(noise, 1.0, tuple(s for s, _ in kept), weights)
+
+
+def _truncated(event: dp_accounting.TruncatedSubsampledGaussianDpEvent) -> Release:
+    examples = whole("dataset_size", event.dataset_size)
+    most = whole("truncated_batch_size", event.truncated_batch_size)
+    rate = _within("sampling_probability", event.sampling_probability, 0, 1)
+    noise = _within("noise_multiplier", event.noise_multiplier, 0, math.inf)
+    # Without somebody who is added, all of the data are others.
+    return Release(noise, rate, crowded=float(stats.binom.sf(most - 1, examples, rate)))
 
 
 def _joint(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent | None:

@@ -54,7 +54,7 @@ def profile(parts: Parts, epsilons: Sequence[float], relation: str) -> list[floa
 def epsilon_interval(parts: Parts, delta: float, relation: str) -> losses.Interval:
     """Certified bounds on epsilon; zero below where no better one is known."""
     gaussians = releases(parts)
-    if gaussians is None or delta < _SMALLEST:
+    if gaussians is None or delta < _SMALLEST or not _reached(gaussians):
         return losses.Interval(0.0, epsilon(parts, delta, relation))
     return losses.epsilon_interval(known(gaussians, relation), delta, relation)
 
@@ -62,7 +62,7 @@ def epsilon_interval(parts: Parts, delta: float, relation: str) -> losses.Interv
 def delta_interval(parts: Parts, epsilon: float, relation: str) -> losses.Interval:
     """Certified bounds on delta; zero below where no better one is known."""
     gaussians = releases(parts)
-    if gaussians is None:
+    if gaussians is None or not _reached(gaussians):
         return losses.Interval(0.0, delta(parts, epsilon, relation))
     return losses.delta_interval(known(gaussians, relation), epsilon, relation)
 
@@ -87,6 +87,11 @@ def known(
             "add-or-remove-one and count a replacement as one removed and one added"
         )
     return gaussians
+
+
+def _reached(gaussians: list[tuple[losses.Release, int]]) -> bool:
+    """Some data sets reach the dominating pairs: what is below them holds for none."""
+    return not any(release.crowded for release, _ in gaussians)
 
 
 def _foreign(parts: Parts, relation: str) -> Any:
@@ -122,14 +127,6 @@ def _distribution(event: dp_accounting.DpEvent, relation: str) -> Any:
         case dp_event.DiscreteLaplaceDpEvent(noise_parameter=p, sensitivity=sensitivity):
             if relation != "replace-one":
                 return distributions.from_discrete_laplace_mechanism(float(p), int(sensitivity))
-        case dp_accounting.TruncatedSubsampledGaussianDpEvent():
-            if relation == "add-or-remove-one":
-                return distributions.from_truncated_subsampled_gaussian_mechanism(
-                    dataset_size=int(event.dataset_size),
-                    sampling_probability=float(event.sampling_probability),
-                    truncated_batch_size=int(event.truncated_batch_size),
-                    noise_multiplier=float(event.noise_multiplier),
-                )
         case dp_accounting.NonPrivateDpEvent():
             return distributions.from_privacy_parameters(
                 dp_accounting.pld.common.DifferentialPrivacyParameters(math.inf, 1.0)

@@ -2,93 +2,109 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dp_accounting
-from dp_accounting import dp_event
-from scipy import stats
 
 from hushgrad._check import whole
 from hushgrad._version import __version__
 from hushgrad.accounting.accountants import epsilon, epsilon_interval
-from hushgrad.accounting.events import flattened, poisson_gaussian
+from hushgrad.accounting.events import poisson_gaussian
 from hushgrad.accounting.profile import advantage, posterior
 from hushgrad.errors import InputError
 
 if TYPE_CHECKING:
-    from hushgrad.mechanism import Mechanism
+    from hushgrad.mechanism import Guarantee, Mechanism
 
 __all__ = ["statement", "statement_facts"]
 
 _WIDTH = 78
-# A user's examples that are sampled together are told apart up to this probability.
-_NEVER = 1e-25
 _FALSE_POSITIVE = 0.01
 _NEARLY = 0.999
+# Phases of a schedule that are told one by one.
+_TOLD = 5
 
 
 def statement(
-    mechanism: Mechanism,
+    mechanism: Guarantee,
     *,
     steps: int | None = None,
     seeded: bool = False,
     max_examples_per_user: int | None = None,
+    microbatching: bool = False,
 ) -> str:
     """A plain-language statement of a mechanism's guarantee.
 
     Args:
-      mechanism: what ran or would run.
+      mechanism: what ran or would run, a schedule of several included.
       steps: releases made so far; all of the mechanism's by default.
       seeded: the run's secrets came from a seed that somebody knows.
       max_examples_per_user: also what is promised to a user with so many examples.
+      microbatching: other systems than this may clip the mean gradient of a microbatch
+        of several examples. Then an example that is replaced moves a sum by two clips,
+        so that the noise counts half, and with sampling by coins nothing is promised to users.
 
     Raises:
       InputError: if `max_examples_per_user` is no positive whole number.
     """
     facts = statement_facts(
-        mechanism, steps=steps, seeded=seeded, max_examples_per_user=max_examples_per_user
+        mechanism,
+        steps=steps,
+        seeded=seeded,
+        max_examples_per_user=max_examples_per_user,
+        microbatching=microbatching,
     )
     paragraphs = [
         _wrap(_ran(mechanism, facts)),
-        _wrap(_PROTECTED[facts["neighbouring_relation"]]),
+        *([_wrap(_MICROBATCHES)] if microbatching else []),
+        _wrap(_protected(facts)),
         _table(facts["delta"], facts["readings"]),
         _wrap(_meaning(facts)),
-        _wrap(_delta(mechanism)),
+        _wrap(_delta(mechanism.phases[0])),
         *([_user(facts)] if "user" in facts else []),
-        _wrap(_NOT_COVERED if "user" not in facts else _NOT_COVERED_BUT_USERS),
+        _wrap(_not_covered(facts)),
         *([_wrap(_SEEDED)] if seeded else []),
     ]
     return "\n\n".join(paragraphs)
 
 
 def statement_facts(
-    mechanism: Mechanism,
+    mechanism: Guarantee,
     *,
     steps: int | None = None,
     seeded: bool = False,
     max_examples_per_user: int | None = None,
+    microbatching: bool = False,
 ) -> dict[str, Any]:
     """The statement as plain data, for machines; docs/statement.schema.json describes it.
 
     Takes and raises what `statement` does. An epsilon that no accountant can bound is
     None.
     """
-    m, made = mechanism, mechanism.steps if steps is None else whole("steps", steps, at_least=0)
-    event = m.after(made).event
+    m, phases = mechanism, mechanism.after(steps).phases
+    if microbatching:
+        phases = tuple(
+            dataclasses.replace(p, noise_multiplier=p.noise_multiplier / 2) for p in phases
+        )
+    event, relation = _event(phases), m.neighbouring_relation
     facts: dict[str, Any] = {
         "hushgrad": __version__,
         "mechanism": m.to_dict(),
-        "steps": made,
+        "steps": sum(p.steps for p in phases),
         "delta": m.delta,
-        "unit": m.unit,
-        "neighbouring_relation": m.neighbouring_relation,
-        "readings": _readings(m, event, made),
+        "unit": phases[0].unit,
+        "neighbouring_relation": relation,
+        "microbatching": microbatching,
+        "readings": _readings(phases, event, m.delta),
         "attack": {
             "false_positive": _FALSE_POSITIVE,
-            "true_positive_at_most": _FALSE_POSITIVE + _advantage(m, event),
-            "posterior_from_even_odds": posterior(event, m.delta, relation=m.neighbouring_relation),
+            "true_positive_at_most": _FALSE_POSITIVE + _advantage(event, relation),
+            "posterior_from_even_odds": posterior(event, m.delta, relation=relation),
         },
         "covered": ["parameters", "checkpoints"],
         "not_covered": ["losses", "metrics", "norms", "other runs"],
@@ -96,33 +112,50 @@ def statement_facts(
     }
     if max_examples_per_user is not None:
         most = whole("max_examples_per_user", max_examples_per_user)
-        facts["user"] = {"max_examples": most, "readings": [_user_reading(m, made, most)]}
+        # A row that stays empty leaves all others in their microbatches; coins do not.
+        known = not microbatching or most == 1 or all(p.sampling.kind == "shuffle" for p in phases)
+        reading = _user_reading(phases, most, known)
+        facts["user"] = {"max_examples": most, "readings": [reading]}
     return facts
 
 
-def _readings(m: Mechanism, event: dp_accounting.DpEvent, made: int) -> list[dict[str, Any]]:
-    relation = m.neighbouring_relation
-    below, above = epsilon_interval(event, m.delta, relation=relation)
-    tight = _reading("pld", "proved", _sampling_words(m), above)
+def _event(phases: Sequence[Mechanism]) -> dp_accounting.DpEvent:
+    return dp_accounting.ComposedDpEvent([p.event for p in phases])
+
+
+def _readings(
+    phases: Sequence[Mechanism], event: dp_accounting.DpEvent, delta: float
+) -> list[dict[str, Any]]:
+    relation, sampling = phases[0].neighbouring_relation, _sampling_words(phases)
+    below, above = epsilon_interval(event, delta, relation=relation)
+    tight = _reading("pld", "proved", sampling, above)
     tight["lower_bound"] = below
     readings = [tight]
-    renyi = epsilon(event, m.delta, "rdp", relation=relation)
-    readings.append(_reading("rdp", "proved", _sampling_words(m), renyi))
-    if m.sampling.kind == "shuffle":
-        assumed = poisson_gaussian(m.sampling_rate, m.noise_multiplier, made)
+    with contextlib.suppress(InputError):  # not every event has a Renyi bound
+        renyi = epsilon(event, delta, "rdp", relation=relation)
+        readings.append(_reading("rdp", "proved", sampling, renyi))
+    if any(p.sampling.kind == "shuffle" for p in phases) and phases[0].group == 1:
+        assumed = dp_accounting.ComposedDpEvent(
+            [poisson_gaussian(p.sampling_rate, p.noise_multiplier, p.steps) for p in phases]
+        )
         for accountant in ("pld", "rdp"):
-            worth = epsilon(assumed, m.delta, accountant)
+            worth = epsilon(assumed, delta, accountant)
             readings.append(_reading(accountant, "assumed", "Poisson sampling", worth))
     return readings
 
 
-def _user_reading(m: Mechanism, made: int, most: int) -> dict[str, Any]:
-    if m.sampling.kind == "fixed-size" and most > 1:
-        # No dominating pair is known for several who are drawn without replacement.
-        return _reading("pld", "none", _sampling_words(m), math.inf)
-    event, relation = _user_event(m, made, most), m.neighbouring_relation
-    worth = epsilon(event, m.delta, relation=relation)
-    return _reading("pld", "proved", _sampling_words(m), worth)
+def _user_reading(phases: Sequence[Mechanism], most: int, known: bool) -> dict[str, Any]:
+    sampling = _sampling_words(phases)
+    try:
+        if not known:
+            raise InputError("a user's examples move others to other microbatches")
+        unit = "example" if most == 1 else f"group of {most}"
+        event = _event([dataclasses.replace(p, unit=unit) for p in phases])
+    except InputError:
+        return _reading("pld", "none", sampling, math.inf)
+    relation = phases[0].neighbouring_relation
+    worth = epsilon(event, phases[0].delta, relation=relation)
+    return _reading("pld", "proved", sampling, worth)
 
 
 def _reading(accountant: str, status: str, sampling: str, worth: float) -> dict[str, Any]:
@@ -130,58 +163,35 @@ def _reading(accountant: str, status: str, sampling: str, worth: float) -> dict[
     return {"accountant": accountant, "status": status, "sampling": sampling, "epsilon": known}
 
 
-def _sampling_words(m: Mechanism) -> str:
-    return {
-        "poisson": "Poisson sampling",
-        "fixed-size": "samples of one size",
-        "shuffle": "each example once per epoch",
-        "balls-in-bins": "each example once per epoch",
-    }[m.sampling.kind]
+def _sampling_words(phases: Sequence[Mechanism]) -> str:
+    return " and ".join(dict.fromkeys(p.sampling.words for p in phases))
 
 
-def _advantage(m: Mechanism, event: dp_accounting.DpEvent) -> float:
+def _advantage(event: dp_accounting.DpEvent, relation: str) -> float:
     try:
-        return advantage(event, _FALSE_POSITIVE, relation=m.neighbouring_relation)
+        return advantage(event, _FALSE_POSITIVE, relation=relation)
     except InputError:
         return 1 - _FALSE_POSITIVE
 
 
-def _user_event(m: Mechanism, made: int, most: int) -> dp_accounting.DpEvent:
-    """What a user adds who has `most` examples, each clipped by itself.
-
-    In a pass over shuffled data they may all fall into one batch; sampled by coins of
-    their own, a binomial number of them does.
-    """
-    if most == 1:
-        return m.after(made).event
-    if m.sampling.kind in ("shuffle", "balls-in-bins"):
-        passes = sum(count for _, count in flattened(m.after(made).event))
-        return poisson_gaussian(1.0, m.noise_multiplier / most, passes)
-    counts = range(most + 1)
-    chances = stats.binom.pmf(counts, most, m.sampling_rate)
-    # What is too unlikely to be listed is charged as if all examples were in the batch.
-    kept = [(float(n), float(p)) for n, p in zip(counts, chances, strict=True) if p > _NEVER]
-    listed = [n for n, _ in kept if n < most]
-    weights = [p for n, p in kept if n < most]
-    rest = max(_NEVER, 1 - math.fsum(weights))
-    one = dp_event.MixtureOfGaussiansDpEvent(
-        m.noise_multiplier, [*listed, float(most)], [*weights, rest]
-    )
-    return dp_accounting.SelfComposedDpEvent(one, made)
+def _ran(mechanism: Guarantee, facts: dict[str, Any]) -> str:
+    phases = mechanism.phases
+    whose = "users" if facts["unit"] == "user" else "examples"
+    head = f"DP-SGD over {phases[0].examples:,} {whose}: "
+    if len(phases) == 1:
+        return head + _phase(phases[0], facts["steps"]) + "."
+    told = [f"({n}) {_phase(p, p.steps)}" for n, p in enumerate(phases[:_TOLD], start=1)]
+    if len(phases) > _TOLD:
+        told.append(f"and {len(phases) - _TOLD:,} more")
+    planned = sum(p.steps for p in phases)
+    made = "" if facts["steps"] == planned else f", of which {facts['steps']:,} steps were made"
+    return head + f"{len(phases):,} phases{made}: " + "; ".join(told) + "."
 
 
-def _ran(m: Mechanism, facts: dict[str, Any]) -> str:
-    drawn = {
-        "poisson": f"Poisson sampling with probability {m.sampling_rate:.6g} (expected batch "
-        f"size {m.batch_size:,})",
-        "fixed-size": f"{m.batch_size:,} examples drawn for each without replacement",
-        "shuffle": f"shuffled batches of {m.batch_size:,}",
-        "balls-in-bins": "in every epoch each example in one batch of its own choice (expected "
-        f"batch size {m.batch_size:,})",
-    }[m.sampling.kind]
+def _phase(m: Mechanism, steps: int) -> str:
     return (
-        f"DP-SGD over {m.examples:,} examples: {facts['steps']:,} steps, {drawn}, gradients "
-        f"{m.clip.describe()}, Gaussian noise with multiplier {m.noise_multiplier:.6g}."
+        f"{steps:,} steps, {m.sampling.describe(m.batch_size)}, gradients {m.clip.describe()}, "
+        f"Gaussian noise with multiplier {m.noise_multiplier:.6g}"
     )
 
 
@@ -226,30 +236,49 @@ def _user(facts: dict[str, Any]) -> str:
     return _wrap(head) + "\n" + _table(facts["delta"], user["readings"]).split("\n", 1)[1]
 
 
-_PROTECTED = {
-    "replace-one": (
-        "Protected: whether any one example was in the training data or any other in its "
-        "place (replace-one adjacency), against anyone who sees the model and every checkpoint "
-        "of this run, whatever else they know."
-    ),
-    "add-or-remove-one": (
-        "Protected: whether any one example was in the training data (add-or-remove-one "
-        "adjacency), against anyone who sees the model and every checkpoint of this run, "
-        "whatever else they know."
-    ),
-    "replace-special": (
-        "Protected: whether any one example was in the training data or an empty one in its "
-        "place (replace-special adjacency), against anyone who sees the model and every "
-        "checkpoint of this run, whatever else they know."
-    ),
+_MICROBATCHES = (
+    "Gradients are averaged over microbatches of several examples before they are clipped, as "
+    "hushgrad never does: an example that is replaced moves a sum by two clips, so the noise "
+    "counts half here. That holds only where who is there does not change who shares a "
+    "microbatch with whom."
+)
+_INSTEAD = {
+    "replace-one": " or any other in its place",
+    "add-or-remove-one": "",
+    "replace-special": " or an empty one in its place",
 }
-_NOT_COVERED_BUT_USERS = (
+
+
+def _protected(facts: dict[str, Any]) -> str:
+    relation, unit = facts["neighbouring_relation"], facts["unit"]
+    who = {"example": "any one example", "user": "any one user, with all their data,"}.get(unit)
+    if who is None:
+        who = f"any {unit.removeprefix('group of ')} examples together"
+    was = "were" if unit.startswith("group") else "was"
+    instead = _INSTEAD[relation]
+    if was == "were" and instead:
+        instead = instead.replace("any other in its", "others in their")
+        instead = instead.replace("an empty one in its", "empty ones in their")
+    return (
+        f"Protected: whether {who} {was} in the training data{instead} ({relation} adjacency), "
+        "against anyone who sees the model and every checkpoint of this run, whatever else they "
+        "know."
+    )
+
+
+def _not_covered(facts: dict[str, Any]) -> str:
+    if facts["unit"] == "example" and "user" not in facts:
+        return _NOT_COVERED + _SEVERAL
+    return _NOT_COVERED
+
+
+_NOT_COVERED = (
     "Not covered: training losses and metrics, gradient norms and the share of clipped "
     "gradients, which carry no noise; the run's directory while the run lasts, since it holds "
     "the secret that batches and noise are made from; other runs on the same data, those made "
     "to choose settings among them."
 )
-_NOT_COVERED = _NOT_COVERED_BUT_USERS + (
+_SEVERAL = (
     " Whoever has several examples in the data is protected less: epsilon grows with their number."
 )
 _SEEDED = (
@@ -259,7 +288,8 @@ _SEEDED = (
 
 
 def _delta(m: Mechanism) -> str:
-    share = f"1/{m.examples:,}, one over the number of examples"
+    whose = "users" if m.unit == "user" else "examples"
+    share = f"1/{m.examples:,}, one over the number of {whose}"
     if m.delta < 1 / m.examples:
         return f"Delta bounds the probability that the promise fails; it is below {share}."
     return f"Delta bounds the probability that the promise fails; IT IS NOT BELOW {share}."

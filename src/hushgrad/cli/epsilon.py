@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,23 +69,24 @@ def epsilon(
         examples=examples,
         batch_size=batch_size,
         epochs=epochs,
-        # An example that is replaced moves the mean of its microbatch by two clips.
-        noise_multiplier=noise_multiplier / (2 if used_microbatching else 1),
+        noise_multiplier=noise_multiplier,
         delta=delta,
         sampling=known[sampling],
     )
+    more: dict[str, Any] = {
+        "max_examples_per_user": max_examples_per_user,
+        "microbatching": used_microbatching,
+    }
+    # An example that is replaced moves the mean of its microbatch by two clips.
+    counts = dataclasses.replace(m, noise_multiplier=noise_multiplier / 2)
+    bounded = counts if used_microbatching else m
     if as_json:
-        facts = accounting.statement_facts(m, max_examples_per_user=max_examples_per_user)
-        typer.echo(json.dumps({**facts, "bounds": _rows(m)}, indent=2, allow_nan=False))
+        facts = accounting.statement_facts(m, **more)
+        typer.echo(json.dumps({**facts, "bounds": _rows(bounded)}, indent=2, allow_nan=False))
         return
     # Mistakes end the command before anything is shown.
-    statement = m.statement(max_examples_per_user=max_examples_per_user)
-    _table(m)
-    if used_microbatching:
-        typer.echo(
-            f"Microbatching: the noise multiplier {noise_multiplier:g} counts as "
-            f"{m.noise_multiplier:g}.\n"
-        )
+    statement = m.statement(**more)
+    _table(bounded)
     typer.echo(statement)
 
 

@@ -1,16 +1,32 @@
 """Who is in a batch. Host side, NumPy; knows nothing of gradients or budgets.
 
 Public facts (the rate) are fields; secret ones (the generator) are arguments. A
-new sampler is one file here with `of`, `batch`, `kind` and `neighbouring_relation`, listed
-below; what a mechanism with it costs is one line in `hushgrad.mechanism`.
+new sampler is one file here with what `Sampler`'s have in common, listed there; what a
+mechanism with it costs is one function in `hushgrad.mechanism`.
 """
+
+from typing import get_args
 
 from hushgrad.sampling.balls_in_bins import BallsInBins
 from hushgrad.sampling.blocks import Block, blocks
+from hushgrad.sampling.cyclic_poisson import CyclicPoisson
 from hushgrad.sampling.fixed_size import FixedSize
 from hushgrad.sampling.poisson import Poisson
 from hushgrad.sampling.shuffle import Shuffle
+from hushgrad.sampling.truncated_poisson import TruncatedPoisson
 
-__all__ = ["SAMPLERS", "BallsInBins", "Block", "FixedSize", "Poisson", "Shuffle", "blocks"]
+__all__ = [
+    "SAMPLERS",
+    "BallsInBins",
+    "Block",
+    "CyclicPoisson",
+    "FixedSize",
+    "Poisson",
+    "Sampler",
+    "Shuffle",
+    "TruncatedPoisson",
+    "blocks",
+]
 
-SAMPLERS = (Poisson, FixedSize, Shuffle, BallsInBins)
+Sampler = Poisson | TruncatedPoisson | CyclicPoisson | FixedSize | Shuffle | BallsInBins
+SAMPLERS: tuple[type[Sampler], ...] = get_args(Sampler)

@@ -31,6 +31,7 @@ class BallsInBins:
 
     kind = "balls-in-bins"
     neighbouring_relation = "add-or-remove-one"
+    words = "each example once per epoch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bins", whole("bins", self.bins))
@@ -39,6 +40,17 @@ class BallsInBins:
     def of(cls, examples: int, batch_size: int) -> BallsInBins:
         """The sampler for a data set and an expected batch size, rounded down."""
         return cls(-(-examples // batch_size))
+
+    def describe(self, batch_size: int) -> str:
+        """After "so many steps", as in a statement."""
+        return (
+            "in every epoch each example in one batch of its own choice "
+            f"(expected batch size {batch_size:,})"
+        )
+
+    def expected_size(self, examples: int) -> float:
+        """Of a batch."""
+        return examples / self.bins
 
     def per_epoch(self, examples: int) -> int:
         """Batches in one pass."""

@@ -31,6 +31,7 @@ class FixedSize:
 
     kind = "fixed-size"
     neighbouring_relation = "replace-one"
+    words = "samples of one size"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size))
@@ -39,6 +40,14 @@ class FixedSize:
     def of(cls, examples: int, batch_size: int) -> FixedSize:
         """The sampler for a data set and a batch size."""
         return cls(batch_size)
+
+    def describe(self, batch_size: int) -> str:
+        """After "so many steps", as in a statement."""
+        return f"{batch_size:,} examples drawn for each without replacement"
+
+    def expected_size(self, examples: int) -> float:
+        """Of a batch."""
+        return float(self.batch_size)
 
     def batch(
         self, step: int, examples: int, generator: Callable[[int], np.random.Generator]

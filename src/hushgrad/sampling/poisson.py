@@ -37,6 +37,7 @@ class Poisson:
 
     kind = "poisson"
     neighbouring_relation = "add-or-remove-one"
+    words = "Poisson sampling"
 
     def __post_init__(self) -> None:
         rate = positive("rate", self.rate)
@@ -49,10 +50,14 @@ class Poisson:
         """The sampler for a data set and an expected batch size."""
         return cls(batch_size / examples)
 
-    @property
-    def sampling_rate(self) -> float:
-        """Probability that one example is in one batch."""
-        return self.rate
+    def describe(self, batch_size: int) -> str:
+        """After "so many steps", as in a statement."""
+        expected = f"(expected batch size {batch_size:,})"
+        return f"Poisson sampling with probability {self.rate:.6g} {expected}"
+
+    def expected_size(self, examples: int) -> float:
+        """Of a batch."""
+        return self.rate * examples
 
     def batch(
         self, step: int, examples: int, generator: Callable[[int], np.random.Generator]

@@ -34,6 +34,7 @@ class Shuffle:
 
     kind = "shuffle"
     neighbouring_relation = "replace-special"
+    words = "each example once per epoch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size))
@@ -42,6 +43,14 @@ class Shuffle:
     def of(cls, examples: int, batch_size: int) -> Shuffle:
         """The sampler for a data set and a batch size."""
         return cls(batch_size)
+
+    def describe(self, batch_size: int) -> str:
+        """After "so many steps", as in a statement."""
+        return f"shuffled batches of {batch_size:,}"
+
+    def expected_size(self, examples: int) -> float:
+        """Of a batch, but for the last of a pass."""
+        return float(self.batch_size)
 
     def per_epoch(self, examples: int) -> int:
         """Batches in one pass."""

@@ -17,8 +17,8 @@ from jaxtyping import Array, PyTree
 
 from hushgrad._check import whole
 from hushgrad.errors import InputError, ResumeError
-from hushgrad.gradients import ClippedGrad, clipped_grad
-from hushgrad.mechanism import Mechanism
+from hushgrad.gradients import clipped_grad
+from hushgrad.mechanism import Guarantee, Mechanism
 from hushgrad.sampling import blocks
 from hushgrad.training import data as rows
 from hushgrad.training import program
@@ -45,7 +45,7 @@ def train(
     loss: Callable[..., Any],
     params: PyTree[ArrayLike],
     data: Any,
-    mechanism: Mechanism,
+    mechanism: Guarantee,
     *,
     optimizer: optax.GradientTransformation,
     directory: str | Path,
@@ -74,7 +74,7 @@ def train(
       loss: `loss(params, *example) -> scalar` for one example.
       params: any pytree of floating-point arrays.
       data: the loss's other arguments, arrays with one row per example.
-      mechanism: from `hg.dp_sgd`; its `examples` must be the number of rows.
+      mechanism: from `hg.dp_sgd` or `hg.schedule`; its `examples` must be the number of rows.
       optimizer: any optax optimizer; sees the noisy mean gradient.
       directory: for the ledger, the checkpoints and, until the end, the secret.
       seed: makes the run repeatable, for tests, and not private against whoever knows it.
@@ -89,31 +89,33 @@ def train(
     _check(mechanism, optimizer, callback)
     every = _every(checkpoint_every, mechanism)
     rows_at_once = None if block_size is None else whole("block_size", block_size)
-    arrays = rows.prepare(data, mechanism.examples)
-    state = initial_state(_arrays(params), mechanism, optimizer)
+    arrays = rows.prepare(data, mechanism.phases[0].examples)
+    state = initial_state(_arrays(params), mechanism.phases[0], optimizer)
     folder = RunDirectory(directory)
     with folder.locked():
         found = folder.load()
         rows_at_once = rows_at_once or _block_size(mechanism, found)
-        job = _Job(clipped_grad(loss, mechanism.clip), mechanism, optimizer, arrays, rows_at_once)
+        job = _Job(loss, mechanism, optimizer, arrays, rows_at_once)
         name, secret = _open(folder, found, job, state, seed)
         state, charged = _run(folder, name, secret, job, state, every, callback)
     return Run(state.params, mechanism, charged, folder.path, seed is not None)
 
 
 def _check(mechanism: Any, optimizer: Any, callback: Any) -> None:
-    if not isinstance(mechanism, Mechanism):
+    if not isinstance(mechanism, Guarantee):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
+    if not mechanism.steps:
+        raise InputError(f"mechanism must have a step to make, got {mechanism!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputError(f"optimizer must be an optax optimizer, got {optimizer!r}")
     if callback is not None and not callable(callback):
         raise InputError(f"callback must be a function of the progress, got {callback!r}")
 
 
-def _every(checkpoint_every: int | None, mechanism: Mechanism) -> int:
+def _every(checkpoint_every: int | None, mechanism: Guarantee) -> int:
     """Steps from one checkpoint to the next."""
     if checkpoint_every is None:
-        return max(1, round(mechanism.examples / mechanism.batch_size))
+        return max(1, round(1 / mechanism.phases[0].sampling_rate))
     return whole("checkpoint_every", checkpoint_every)
 
 
@@ -157,40 +159,52 @@ class _Job:
 
     def __init__(
         self,
-        clipped: ClippedGrad,
-        mechanism: Mechanism,
+        loss: Callable[..., Any],
+        mechanism: Guarantee,
         optimizer: optax.GradientTransformation,
         data: tuple[Any, ...],
         block_size: int,
     ) -> None:
-        self.clipped, self.mechanism, self.optimizer = clipped, mechanism, optimizer
+        self.mechanism, self.optimizer = mechanism, optimizer
         self.data, self.block_size = data, block_size
+        self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
+        # What is compiled does not depend on how many steps there are.
+        self._one = {m: m.after(1) for m in mechanism.phases}
         self._first = rows.rows_of(data, np.zeros(block_size, np.int64))
         self._mask = np.zeros(block_size, bool)
 
     def step(self, state: State, secret: RunSecret, step: int) -> tuple[State, Sums]:
         """One release: draw, sum the clipped gradients block by block, add noise, update."""
-        m = self.mechanism
-        drawn = m.sampling.batch(step, m.examples, secret.sampling_generator)
-        sums = empty_sums(self.clipped, state.params, self._first, self._mask)
+        m, first = self.mechanism.at(step)
+        clipped = self._clipped[m.clip]
+        # A phase counts its own steps; no source of chance serves two phases.
+        drawn = m.sampling.batch(
+            step - first, m.examples, lambda n: secret.sampling_generator(first + n)
+        )
+        sums = empty_sums(clipped, state.params, self._first, self._mask)
         for block in blocks(drawn, self.block_size):
             batch = rows.rows_of(self.data, block.rows)
-            sums = accumulate(self.clipped, state.params, sums, batch, block.mask, state.norm)
+            sums = accumulate(clipped, state.params, sums, batch, block.mask, state.norm)
         key = secret.noise_key(step)
         bits = sums.centred_bits
-        return release(m, self.optimizer, state, sums.grads, bits, key), sums
+        return release(self._one[m], self.optimizer, state, sums.grads, bits, key), sums
 
     def trace(self, state: State) -> list[Any]:
         """The whole step, traced; also finds errors in the loss before any is spent."""
+        kinds = dict.fromkeys(self._one.values())
+        return [program for phase in kinds for program in self._trace(phase, state)]
+
+    def _trace(self, phase: Mechanism, state: State) -> list[Any]:
+        clipped = self._clipped[phase.clip]
         sums = jax.eval_shape(
-            lambda s, b, m: empty_sums(self.clipped, s.params, b, m), state, self._first, self._mask
+            lambda s, b, m: empty_sums(clipped, s.params, b, m), state, self._first, self._mask
         )
         key = jax.ShapeDtypeStruct((8,), jnp.uint32)
         return [
-            jax.make_jaxpr(lambda s, t, b, m: accumulate(self.clipped, s.params, t, b, m, s.norm))(
+            jax.make_jaxpr(lambda s, t, b, m: accumulate(clipped, s.params, t, b, m, s.norm))(
                 state, sums, self._first, self._mask
             ),
-            jax.make_jaxpr(lambda s, g, b, k: release(self.mechanism, self.optimizer, s, g, b, k))(
+            jax.make_jaxpr(lambda s, g, b, k: release(phase, self.optimizer, s, g, b, k))(
                 state, sums.grads, sums.centred_bits, key
             ),
         ]
@@ -304,11 +318,12 @@ def _check_finite(state: State, step: int) -> None:
         )
 
 
-def _block_size(mechanism: Mechanism, found: tuple[str, Identity] | None) -> int:
+def _block_size(mechanism: Guarantee, found: tuple[str, Identity] | None) -> int:
     """Rows per block where the user does not say: those of the run that is found."""
     if found is not None:
         return found[1].block_size
     # Two standard deviations above the mean: 98 of 100 batches take one block.
-    usual = 8 * math.ceil((mechanism.batch_size + 2 * math.sqrt(mechanism.batch_size)) / 8)
+    largest = max(m.batch_size for m in mechanism.phases)
+    usual = 8 * math.ceil((largest + 2 * math.sqrt(largest)) / 8)
     # A CPU is as fast or faster on blocks that stay in its caches, and pads less.
     return min(usual, _CPU_BLOCK) if jax.default_backend() == "cpu" else usual

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxtyping import Array, Float, PyTree
 
 from hushgrad import accounting
-from hushgrad.mechanism import Mechanism
+from hushgrad.mechanism import Guarantee
 from hushgrad.training.step import Sums
 
 __all__ = ["Progress", "Run"]
@@ -27,7 +27,7 @@ class Run:
     """
 
     params: PyTree[Array]
-    mechanism: Mechanism
+    mechanism: Guarantee
     steps: int
     directory: Path
     seeded: bool
@@ -60,7 +60,7 @@ class Progress:
     """
 
     step: int
-    mechanism: Mechanism
+    mechanism: Guarantee
     params: PyTree[Array]
     norm: Float[Array, ""] | None
     unprotected_sums: Sums

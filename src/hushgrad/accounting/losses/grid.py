@@ -92,6 +92,12 @@ def _measured(
     pair: Pair, tail: float, losses: Float[np.ndarray, " n"] | None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Losses and their masses, exact between `losses`, and the mass that has no loss."""
+    if pair.crowded is not None:
+        chance, full = pair.crowded
+        roomy = _by_quadrature(pair, tail, losses)
+        crowded = _by_quadrature(full, tail, losses)
+        mass = np.concatenate([(1 - chance) * roomy[1], chance * crowded[1]])
+        return np.concatenate([roomy[0], crowded[0]]), mass, 0.0
     if pair.negative is None:
         return (*_by_quadrature(pair, tail, losses), 0.0)
     over, over_mass = _by_quadrature(pair, tail, losses)

@@ -83,11 +83,14 @@ class Pair:
       p, q: the mixtures.
       negative: if given, the pair whose losses count in place of this one's where they
         are negative; the mass that is then missing has no loss.
+      crowded: if given, a probability, and the pair that with it takes this one's place,
+        for all to see.
     """
 
     p: Mixture
     q: Mixture
     negative: Pair | None = None
+    crowded: tuple[float, Pair] | None = None
 
     def loss(self, x: _Array) -> _Array:
         """The privacy loss at every x."""
@@ -101,7 +104,11 @@ class Pair:
         """Between these lie the losses under P but for at most `tail` on either side."""
         low = self if self.negative is None else self.negative
         least, most = np.array([low.range(tail)[0]]), np.array([self.range(tail)[1]])
-        return float(low.loss(least)[0]), float(self.loss(most)[0])
+        ends = float(low.loss(least)[0]), float(self.loss(most)[0])
+        if self.crowded is None:
+            return ends
+        other = self.crowded[1].ends(tail)
+        return min(ends[0], other[0]), max(ends[1], other[1])
 
     def inverse(self, losses: _Array, low: float, high: float) -> _Array:
         """Where the loss takes these values, in [low, high]: by table, then by Newton's steps."""
@@ -135,6 +142,7 @@ class Release:
       parts: by how many clips the sum then changes, if not always by one.
       weights: probabilities of the `parts`.
       fixed_size: those who take part are drawn without replacement.
+      crowded: probability that there is no room, so that who takes part takes another's place.
     """
 
     noise_multiplier: float
@@ -142,6 +150,7 @@ class Release:
     parts: tuple[float, ...] = (1.0,)
     weights: tuple[float, ...] = (1.0,)
     fixed_size: bool = False
+    crowded: float = 0.0
 
     @property
     def moves(self) -> bool:
@@ -156,7 +165,11 @@ class Release:
     @property
     def is_gaussian(self) -> bool:
         """Everybody takes part, always in the same way."""
-        return self.rate == 1 and len(self.parts) == 1
+        return self.rate == 1 and len(self.parts) == 1 and not self.crowded
+
+    def moving(self, times: float) -> Release:
+        """The same, with parts that change the sum by so many times as much."""
+        return dataclasses.replace(self, parts=tuple(times * part for part in self.parts))
 
     def mixture(self) -> Mixture:
         """Of the sum's shift, in standard deviations of the noise."""
@@ -183,13 +196,26 @@ def dominating(release: Release, relation: str) -> Sequence[Pair]:
     sum by two clips if drawn. By Balle, Barthe and Gaboardi 2018 (arXiv 1807.01647,
     advanced joint convexity), delta at e^epsilon >= 1 is at most that of removing
     somebody with such a part, and below 1, by symmetry, that of adding.
+
+    Where a sample is cut to so many, let N of the others be drawn. If that leaves room, who
+    takes part adds to the sum. If not, who takes part is kept with less than their `rate`
+    and stands where another stood, all else the same: the sum moves by two clips. Neither
+    N nor the others tell anything of them, so by joint convexity delta is at most the mean
+    of both cases' deltas, which is that of a pair that shows the case.
     """
     shifted = release.mixture()
     if release.fixed_size:
-        twice = dataclasses.replace(release, parts=tuple(2 * part for part in release.parts))
-        shifted = twice.mixture()
+        shifted = release.moving(2.0).mixture()
         added = Pair(_NOTHING, shifted.reflected())
         return (Pair(shifted, _NOTHING, negative=added),)
     if relation == "replace-one":
         return (Pair(shifted, shifted.reflected()),)
+    if release.crowded:
+        apart = dataclasses.replace(release, crowded=0.0)
+        both = zip(
+            dominating(apart, relation), dominating(apart.moving(2.0), relation), strict=True
+        )
+        return tuple(
+            dataclasses.replace(roomy, crowded=(release.crowded, full)) for roomy, full in both
+        )
     return Pair(shifted, _NOTHING), Pair(_NOTHING, shifted.reflected())
