@@ -140,7 +140,7 @@ def trained(directory, m, callback=None):
         optimizer=optax.sgd(0.1),
         directory=directory,
         seed=3,
-        checkpoint_every=1,
+        options=hg.Options(checkpoint_every=1),
         callback=callback,
     )
 

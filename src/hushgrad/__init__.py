@@ -14,13 +14,16 @@ from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism, dp_sgd
 from hushgrad.schedule import Schedule, schedule
-from hushgrad.training import Progress, Run, train
+from hushgrad.training import Budget, Options, Progress, Run, StopTraining, train
 
 __all__ = [
+    "Budget",
     "Mechanism",
+    "Options",
     "Progress",
     "Run",
     "Schedule",
+    "StopTraining",
     "__version__",
     "accounting",
     "check",

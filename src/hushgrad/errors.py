@@ -4,7 +4,14 @@ Every message names the argument, the value it had and what to do instead. The
 command line prints the message alone, without a traceback, and exits with 2.
 """
 
-__all__ = ["DataError", "HushgradError", "InputError", "ResumeError"]
+__all__ = [
+    "BudgetError",
+    "DataError",
+    "HushgradError",
+    "InputError",
+    "LedgerError",
+    "ResumeError",
+]
 
 
 class HushgradError(Exception):
@@ -17,6 +24,14 @@ class InputError(HushgradError, ValueError):
 
 class DataError(HushgradError, ValueError):
     """A file or an array of data cannot be used: which one, where and why."""
+
+
+class BudgetError(HushgradError, RuntimeError):
+    """A privacy budget does not hold what is asked of it, or no longer."""
+
+
+class LedgerError(HushgradError, RuntimeError):
+    """A ledger cannot be written or trusted; nothing was released that it does not show."""
 
 
 class ResumeError(HushgradError, RuntimeError):

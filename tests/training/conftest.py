@@ -1,5 +1,6 @@
 """The shared job with its data, and a way to run it with parts replaced."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from jobs import EXAMPLES, OPTIMIZER, WIDTH, Stop, loss, mechanism
 
 import hushgrad as hg
+
+OPTIONS = [field.name for field in dataclasses.fields(hg.Options)]
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +43,12 @@ def train(tmp_path: Path, params: Any, data: Any) -> Callable[..., hg.Run]:
             "mechanism": mechanism(),
             "optimizer": OPTIMIZER,
             "directory": tmp_path / "run",
-            "checkpoint_every": 5,
             "callback": callback,
         }
+        given = {"checkpoint_every": 5}
+        given |= {name: changes.pop(name) for name in OPTIONS if name in changes}
+        if "options" not in changes:
+            settings["options"] = hg.Options(**given)
         return hg.train(**{**settings, **changes})
 
     return call

@@ -30,11 +30,11 @@ def arm(where: str, step: int) -> None:
     charge, save = ledger.Ledger.charge, checkpoint.Checkpoints.save
     released = 0
 
-    def charge_then_die(self, number):
+    def charge_then_die(self, number, mark):
         nonlocal released
         if where == "released" and number >= step:
             die()
-        charge(self, number)
+        charge(self, number, mark)
         released += 1
         if where == "charged" and number >= step - 1:
             die()
@@ -64,7 +64,7 @@ def main() -> None:
         optimizer=optax.adam(0.1),
         directory=directory,
         seed=7,
-        checkpoint_every=4,
+        options=hg.Options(checkpoint_every=4),
     )
     np.savez(directory / "result.npz", **{k: np.asarray(v) for k, v in run.params.items()})
     result = {"epsilon": run.epsilon, "steps": run.steps}

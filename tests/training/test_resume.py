@@ -30,7 +30,7 @@ def flat(tree) -> np.ndarray:
 
 def charges(directory: Path) -> int:
     with sqlite3.connect(directory / "ledger.sqlite") as ledger:
-        return ledger.execute("select count(*) from charges").fetchone()[0]
+        return ledger.execute("select count(*) from entries where kind = 'charge'").fetchone()[0]
 
 
 def killable(directory: Path, *how: str) -> int:

@@ -11,7 +11,8 @@ import pytest
 from jobs import EXAMPLES, loss, mechanism
 
 import hushgrad as hg
-from hushgrad.training import loop
+from hushgrad.sampling import Poisson
+from hushgrad.training import job
 from hushgrad.training.secret import RunSecret
 
 
@@ -67,15 +68,19 @@ def test_noise_is_fresh_in_every_step_and_run(train, tmp_path):
 
 def test_every_step_has_its_own_key_and_batch(train, monkeypatch):
     keys, rows = [], []
-    release, rows_of = loop.release, loop.rows.rows_of
+    release, batch = job.release, Poisson.batch
 
     def watched(*arguments):
-        if isinstance(arguments[-1], np.ndarray):  # not where the step is only traced
-            keys.append(bytes(arguments[-1]))
+        if isinstance(arguments[-2], np.ndarray):  # not where the step is only traced
+            keys.append(bytes(arguments[-2]))
         return release(*arguments)
 
-    monkeypatch.setattr(loop, "release", watched)
-    monkeypatch.setattr(loop.rows, "rows_of", lambda d, r: rows.append(tuple(r)) or rows_of(d, r))
+    def drawn(*arguments):
+        rows.append(tuple(batch(*arguments)))
+        return np.array(rows[-1])
+
+    monkeypatch.setattr(job, "release", watched)
+    monkeypatch.setattr(Poisson, "batch", drawn)
     train()
     assert len(set(keys)) == len(keys) == 12
     assert len(set(rows)) > 10

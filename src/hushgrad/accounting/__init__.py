@@ -16,6 +16,7 @@ from hushgrad.accounting.bounds import Bound, bounds
 from hushgrad.accounting.calibration import Calibration, calibrate, smallest_noise, whole_steps
 from hushgrad.accounting.events import RELATIONS, poisson_gaussian
 from hushgrad.accounting.losses import Interval
+from hushgrad.accounting.plain import from_plain, to_plain
 from hushgrad.accounting.profile import (
     Profile,
     TradeOff,
@@ -42,6 +43,7 @@ __all__ = [
     "delta_interval",
     "epsilon",
     "epsilon_interval",
+    "from_plain",
     "poisson_gaussian",
     "posterior",
     "profile",
@@ -49,6 +51,7 @@ __all__ = [
     "smallest_noise",
     "statement",
     "statement_facts",
+    "to_plain",
     "trade_off",
     "whole_steps",
 ]

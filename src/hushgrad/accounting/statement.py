@@ -37,6 +37,7 @@ def statement(
     seeded: bool = False,
     max_examples_per_user: int | None = None,
     microbatching: bool = False,
+    validation: str | None = None,
 ) -> str:
     """A plain-language statement of a mechanism's guarantee.
 
@@ -48,6 +49,7 @@ def statement(
       microbatching: other systems than this may clip the mean gradient of a microbatch
         of several examples. Then an example that is replaced moves a sum by two clips,
         so that the noise counts half, and with sampling by coins nothing is promised to users.
+      validation: "public" or "private", if such a set chose parameters or when to stop.
 
     Raises:
       InputError: if `max_examples_per_user` is no positive whole number.
@@ -58,6 +60,7 @@ def statement(
         seeded=seeded,
         max_examples_per_user=max_examples_per_user,
         microbatching=microbatching,
+        validation=validation,
     )
     paragraphs = [
         _wrap(_ran(mechanism, facts)),
@@ -68,6 +71,7 @@ def statement(
         _wrap(_delta(mechanism.phases[0])),
         *([_user(facts)] if "user" in facts else []),
         _wrap(_not_covered(facts)),
+        *([_wrap(_VALIDATION[validation])] if validation else []),
         *([_wrap(_SEEDED)] if seeded else []),
     ]
     return "\n\n".join(paragraphs)
@@ -80,6 +84,7 @@ def statement_facts(
     seeded: bool = False,
     max_examples_per_user: int | None = None,
     microbatching: bool = False,
+    validation: str | None = None,
 ) -> dict[str, Any]:
     """The statement as plain data, for machines; docs/statement.schema.json describes it.
 
@@ -108,6 +113,7 @@ def statement_facts(
         },
         "covered": ["parameters", "checkpoints"],
         "not_covered": ["losses", "metrics", "norms", "other runs"],
+        "validation": validation,
         "seeded": seeded,
     }
     if max_examples_per_user is not None:
@@ -281,6 +287,17 @@ _NOT_COVERED = (
 _SEVERAL = (
     " Whoever has several examples in the data is protected less: epsilon grows with their number."
 )
+_VALIDATION = {
+    "public": (
+        "Validation: which parameters were kept, or when to stop, was chosen by scores on a public "
+        "set that is no part of the training data; that costs nothing."
+    ),
+    "private": (
+        "Validation: which parameters were kept, or when to stop, was chosen by scores without "
+        "noise on a private set that is no part of the training data. What is promised here "
+        "holds for the training data alone; for the people in that set nothing is."
+    ),
+}
 _SEEDED = (
     "SEEDED: not private against whoever knows the seed, who can repeat every batch and every "
     "noise. Seeds are for tests."

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
     from hushgrad.datasets import Dataset
     from hushgrad.mechanism import Mechanism
     from hushgrad.recipes import Recipe
-    from hushgrad.training import Progress, Run
+    from hushgrad.training import Budget, Run
 
 __all__ = ["app"]
 
@@ -41,6 +38,11 @@ Directory = Annotated[
     Path | None,
     typer.Option(help="Where the run is kept. [default: runs/NAME-SETTINGS]"),
 ]
+BudgetName = Annotated[str | None, typer.Option("--budget", help="Budget that must hold the run.")]
+BudgetUrl = Annotated[
+    str | None,
+    typer.Option(envvar="HUSHGRAD_BUDGETS", help="Database of budgets. [default: the user's own]"),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder of MNIST's four idx .gz files. [default: the user's cache]"),
@@ -59,6 +61,17 @@ class Settings:
     epochs: float
     learning_rate: float
     seed: int | None
+    budget: str | None = None
+    budget_url: str | None = None
+
+    def opened_budget(self) -> Budget | None:
+        """The data set's budget, if one was named."""
+        from hushgrad.errors import InputError
+        from hushgrad.training import Budget
+
+        if self.budget is None and self.budget_url is not None:
+            raise InputError(f"budget_url={self.budget_url!r} needs --budget, the budget's name")
+        return None if self.budget is None else Budget(self.budget, url=self.budget_url)
 
     def mechanism(self, examples: int) -> Mechanism:
         """The mechanism for so many examples; its warnings go to the terminal."""
@@ -79,7 +92,11 @@ class Settings:
 
     def directory(self, name: str) -> Path:
         """One directory for each data set and settings: the same command goes on there."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        # Left out where there is none, so that directories keep their names; never the address,
+        # which may hold a password.
+        given = {k: v for k, v in dataclasses.asdict(self).items() if not k.startswith("budget")}
+        given |= {"budget": self.budget} if self.budget else {}
+        content = json.dumps(given, sort_keys=True)
         return Path("runs") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
@@ -94,12 +111,23 @@ def digits(
     learning_rate: LearningRate = 4.0,
     seed: Seed = None,
     directory: Directory = None,
+    budget: BudgetName = None,
+    budget_url: BudgetUrl = None,
 ) -> None:
     """1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn; under a minute."""
     from hushgrad import datasets, recipes
 
     settings = Settings(
-        epsilon, noise_multiplier, delta, clip, batch_size, epochs, learning_rate, seed
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        clip=clip,
+        batch_size=batch_size,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        budget=budget,
+        budget_url=budget_url,
     )
     _train(recipes.digits, datasets.load_digits(), settings, directory)
 
@@ -116,12 +144,23 @@ def mnist(
     learning_rate: LearningRate = 0.25,
     seed: Seed = None,
     directory: Directory = None,
+    budget: BudgetName = None,
+    budget_url: BudgetUrl = None,
 ) -> None:
     """60,000 handwritten digits of 28x28 pixels, with the CNN of TensorFlow Privacy's tutorial."""
     from hushgrad import datasets, recipes
 
     settings = Settings(
-        epsilon, noise_multiplier, delta, clip, batch_size, epochs, learning_rate, seed
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        clip=clip,
+        batch_size=batch_size,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        budget=budget,
+        budget_url=budget_url,
     )
     _train(recipes.mnist, datasets.load_mnist(data_dir), settings, directory)
 
@@ -140,49 +179,25 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     directory = directory or settings.directory(recipe.name)
     display = Display(mechanism)
     display.begin(recipe.name, directory)
-    with _interruptible(display) as callback, display:
-        run = train(
-            recipe.loss,
-            recipe.init(start),
-            data.train,
-            mechanism,
-            optimizer=optax.sgd(learning_rate),
-            directory=directory,
-            seed=settings.seed,
-            callback=callback,
-        )
+    try:
+        with display:
+            run = train(
+                recipe.loss,
+                recipe.init(start),
+                data.train,
+                mechanism,
+                optimizer=optax.sgd(learning_rate),
+                directory=directory,
+                budget=settings.opened_budget(),
+                seed=settings.seed,
+                callback=display,
+            )
+    except KeyboardInterrupt as interrupted:
+        typer.echo(str(interrupted) or "interrupted; the same command goes on", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     score = accuracy(recipe, run.params, *data.test)
     _write(run, score)
     display.end(run, score, len(data.test[0]))
-
-
-@contextlib.contextmanager
-def _interruptible(callback: Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
-    """Ctrl-C ends the run after the step it is in; pressed again, at once.
-
-    Python may lose a KeyboardInterrupt that comes while a library's callback or
-    finaliser runs, so the signal is noted and acted upon between steps.
-    """
-    noted = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal noted
-        noted = True
-        signal.signal(signal.SIGINT, before)
-
-    def between_steps(progress: Progress) -> None:
-        callback(progress)
-        if noted:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield between_steps
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _write(run: Run, score: float) -> None:

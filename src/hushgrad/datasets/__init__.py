@@ -9,9 +9,10 @@ mnist = load_mnist(data_dir="data/mnist")
 ```
 """
 
+from hushgrad.datasets.columns import Columns
 from hushgrad.datasets.dataset import Dataset
 from hushgrad.datasets.digits import load_digits
 from hushgrad.datasets.idx import read_idx
 from hushgrad.datasets.mnist import load_mnist
 
-__all__ = ["Dataset", "load_digits", "load_mnist", "read_idx"]
+__all__ = ["Columns", "Dataset", "load_digits", "load_mnist", "read_idx"]

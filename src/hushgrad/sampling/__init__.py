@@ -14,6 +14,7 @@ from hushgrad.sampling.fixed_size import FixedSize
 from hushgrad.sampling.poisson import Poisson
 from hushgrad.sampling.shuffle import Shuffle
 from hushgrad.sampling.truncated_poisson import TruncatedPoisson
+from hushgrad.sampling.users import Users
 
 __all__ = [
     "SAMPLERS",
@@ -25,6 +26,7 @@ __all__ = [
     "Sampler",
     "Shuffle",
     "TruncatedPoisson",
+    "Users",
     "blocks",
 ]
 

@@ -1,6 +1,19 @@
 """The loop over time: its state, its ledger, its checkpoints."""
 
+from hushgrad.training.budget import Budget, BudgetRun, Reservation
+from hushgrad.training.interrupt import Interrupted
 from hushgrad.training.loop import train
-from hushgrad.training.run import Progress, Run
+from hushgrad.training.options import Options
+from hushgrad.training.run import Progress, Run, StopTraining
 
-__all__ = ["Progress", "Run", "train"]
+__all__ = [
+    "Budget",
+    "BudgetRun",
+    "Interrupted",
+    "Options",
+    "Progress",
+    "Reservation",
+    "Run",
+    "StopTraining",
+    "train",
+]

@@ -1,36 +1,190 @@
-"""The data of a run: arrays with one row per example, checked before anything is spent."""
+"""The data of a run, wherever they are, checked before anything is spent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import abc
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from hushgrad.datasets import Columns
 from hushgrad.errors import DataError, InputError
+from hushgrad.mechanism import Guarantee
+from hushgrad.sampling import Users
 from hushgrad.training.secret import RunSecret
 
-__all__ = ["fingerprint", "prepare", "rows_of"]
+__all__ = ["Source", "fingerprint", "prepare"]
 
 _LABEL_NAMES = ("y", "label", "labels", "target", "targets")
 _SHOWN = 5
-_HASHED_AT_ONCE = 1 << 24  # bytes
+_HASHED_AT_ONCE, _HASHED_AT_MOST = 1 << 24, 1 << 32  # bytes
 
 
-def prepare(data: Any, examples: int) -> tuple[Any, ...]:
-    """The loss's data arguments as NumPy arrays.
+class Source(abc.ABC):
+    """Where a run's data come from.
+
+    Attributes:
+      size: how many units there are.
+      content: what is hashed before the run begins, arrays in a pytree.
+      hashed: that is all of the data; else each batch is hashed as it is drawn.
+    """
+
+    size: int
+    content: Any
+    hashed: bool
+
+    @abc.abstractmethod
+    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+        """The loss's arguments after the parameters, for some units, stacked."""
+
+    def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """The loss of one unit, from that of one example."""
+        return loss
+
+
+def prepare(data: Any, mechanism: Guarantee) -> Source:
+    """The source of a run's data, checked as far as that is possible without reading all.
 
     Args:
-      data: a tuple or list of the loss's arguments after the parameters, each a
-        pytree of arrays with one row per example; anything else is one argument.
-      examples: how many rows the mechanism was made for.
+      data: arrays or pytrees of them, anything with a length and items, or users.
+      mechanism: says how many units there must be, and whether they are users.
 
     Raises:
-      InputError: if the rows are not as many as the mechanism accounts for.
+      InputError: if the units are not as many as the mechanism accounts for, or not those.
       DataError: if arrays differ in length, are not numbers, or labels are NaN.
     """
+    users = isinstance(data, Users)
+    if users != (mechanism.phases[0].unit == "user"):
+        raise InputError(
+            "a mechanism with unit='user' trains on hg.sampling.Users(user_ids, data, ...), and "
+            f"no other does, got unit={mechanism.phases[0].unit!r} and {type(data).__name__}"
+        )
+    source = _UserSource(data) if users else _source(data)
+    examples = mechanism.phases[0].examples
+    if source.size != examples:
+        whose = "users" if users else "rows"
+        raise InputError(
+            f"data has {source.size} {whose}, but the mechanism accounts for {examples} examples; "
+            f"make it with examples={source.size}"
+        )
+    return source
+
+
+def _source(data: Any) -> Source:
+    if isinstance(data, Columns):
+        return _ColumnSource(data)
+    plain = isinstance(data, np.ndarray | tuple | list | Mapping | jax.Array)
+    if not plain and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return _ItemSource(data)
+    return _ArraySource(data)
+
+
+class _ArraySource(Source):
+    """Arrays in memory or in mapped files."""
+
+    def __init__(self, data: Any) -> None:
+        self._arrays = _checked(data)
+        leaves = jax.tree.leaves(self._arrays)
+        self.size = len(leaves[0])
+        # To read all of what is mapped from a file would take as long as an epoch.
+        mapped = any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data))
+        self.hashed = not mapped and sum(leaf.nbytes for leaf in leaves) <= _HASHED_AT_MOST
+        self.content = self._arrays if self.hashed else _shapes(self._arrays)
+
+    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+        return jax.tree.map(lambda array: array[rows], self._arrays)
+
+
+class _ColumnSource(Source):
+    """Columns of a table on disk."""
+
+    hashed = False
+
+    def __init__(self, data: Columns) -> None:
+        self._columns, self.size = data, len(data)
+        self.content = np.array([self.size])
+
+    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+        found, where = np.unique(rows, return_inverse=True)
+        return tuple(column[where] for column in self._columns.take(found))
+
+
+class _ItemSource(Source):
+    """Anything with a length and items: each item is one example."""
+
+    hashed = False
+
+    def __init__(self, data: Any) -> None:
+        self._items, self.size = data, len(data)
+        if not self.size:
+            raise InputError("data is empty: pass a source with at least one example")
+        self.content = np.array([self.size])
+        self.rows(np.zeros(1, np.int64), np.random.default_rng(0))  # or an error
+
+    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+        # A row that fills up a block, or is drawn by many, is read once.
+        found, where = np.unique(rows, return_inverse=True)
+        numbers = [int(row) for row in found]
+        if hasattr(self._items, "__getitems__"):
+            items = list(self._items.__getitems__(numbers))
+        else:
+            items = [self._items[number] for number in numbers]
+        examples = [item if isinstance(item, tuple) else (item,) for item in items]
+        try:
+            stacked = jax.tree.map(
+                lambda *leaves: np.stack([np.asarray(v) for v in leaves]), *examples
+            )
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"data[{numbers[0]}] and data[{numbers[-1]}] must hold arrays of the same shapes "
+                f"({error}); pad or crop them"
+            ) from error
+        for path, leaf in jax.tree_util.tree_leaves_with_path(stacked):
+            if leaf.dtype.kind not in "biufcV":
+                name = "data[i]" + jax.tree_util.keystr(path)
+                raise DataError(f"{name} must be numbers, got {leaf.dtype}")
+        return jax.tree.map(lambda leaf: leaf[where], stacked)
+
+
+class _UserSource(Source):
+    """All that users have, so many examples of each at most."""
+
+    def __init__(self, users: Users) -> None:
+        self._users, self._examples = users, _source(users.data)
+        if self._examples.size != users.examples:
+            raise DataError(
+                f"user_ids has {users.examples} entries for {self._examples.size} rows of data; "
+                "give one for each"
+            )
+        self.size, self.hashed = len(users), self._examples.hashed
+        self.content = (self._examples.content, users._order, users._starts)
+
+    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+        members, mask = self._users.members(rows, rng)
+        read = self._examples.rows(members.ravel(), rng)
+        shaped = jax.tree.map(lambda leaf: leaf.reshape(*members.shape, *leaf.shape[1:]), read)
+        return mask, *shaped
+
+    def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """The mean over the examples of a user; what fills up is the user's own, left out."""
+
+        def of_user(params: Any, mask: Any, *examples: Any) -> Any:
+            losses = jax.vmap(lambda *example: loss(params, *example))(*examples)
+            return jnp.sum(jnp.where(mask, losses, 0)) / jnp.sum(mask)
+
+        return of_user
+
+
+def _shapes(arrays: Any) -> Any:
+    return jax.tree.map(lambda a: np.array([*a.shape, a.dtype.num]), arrays)
+
+
+def _checked(data: Any) -> tuple[Any, ...]:
+    """The loss's data arguments as NumPy arrays."""
     arguments = tuple(data) if isinstance(data, tuple | list) else (data,)
     arrays = jax.tree.map(_array, arguments)
     sizes = {}
@@ -47,12 +201,8 @@ def prepare(data: Any, examples: int) -> tuple[Any, ...]:
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise DataError(f"data arrays must have the same number of rows, got {listed}")
-    found = next(iter(sizes.values()))
-    if found != examples:
-        raise InputError(
-            f"data has {found} rows, but the mechanism accounts for {examples} examples; "
-            f"make it with examples={found}"
-        )
+    if not next(iter(sizes.values())):
+        raise InputError("data is empty: pass a tuple of arrays, one row per example")
     for name, labels in _labels(arrays):
         _check_labels(name, labels)
     return arrays
@@ -66,11 +216,6 @@ def _array(leaf: Any) -> np.ndarray:
             f"data must be arrays of numbers, got {type(leaf).__name__} ({error}); random keys go "
             "in as jax.random.key_data(keys)"
         ) from error
-
-
-def rows_of(data: tuple[Any, ...], rows: Int[np.ndarray, " block"]) -> tuple[Any, ...]:
-    """The chosen rows of every array."""
-    return jax.tree.map(lambda array: array[rows], data)
 
 
 def fingerprint(data: Any, secret: RunSecret) -> str:

@@ -18,7 +18,7 @@ from hushgrad.training.secret import RunSecret
 
 __all__ = ["Identity", "RunDirectory"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Identity:
         arrays that the program closes over, keyed with the run's secret.
       block_size: rows per block; sums in other blocks round differently.
       seeded: the secret came from a seed given by the user.
+      budget: name of the privacy budget that holds the run, if any.
     """
 
     mechanism: dict[str, Any]
@@ -39,6 +40,7 @@ class Identity:
     content: str
     block_size: int
     seeded: bool
+    budget: str | None = None
 
 
 class RunDirectory:
@@ -118,12 +120,10 @@ class RunDirectory:
         except (ValueError, KeyError, TypeError) as error:
             raise ResumeError(f"{file} cannot be read ({error}); use another directory") from error
 
-    def begin(self, identity: Identity) -> str:
-        """Records a new run and returns its name."""
-        name = uuid.uuid4().hex
+    def begin(self, name: str, identity: Identity) -> None:
+        """Records a new run."""
         content = {"format": _FORMAT, "run": name, "identity": dataclasses.asdict(identity)}
         _write(self.path / "run.json", json.dumps(content, indent=2) + "\n", 0o644)
-        return name
 
     def keep_secret(self, secret: RunSecret) -> None:
         """Writes the secret, readable by its owner alone."""

@@ -2,100 +2,115 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DatabaseError
 
-from hushgrad.errors import ResumeError
+from hushgrad.errors import LedgerError, ResumeError
+from hushgrad.training.journal import PATIENCE, Entry, Journal, Row
 
 __all__ = ["Ledger"]
 
-_METADATA = sa.MetaData()
-_RUNS = sa.Table(
-    "runs",
-    _METADATA,
-    sa.Column("run", sa.String(32), primary_key=True),
-    sa.Column("mechanism", sa.Text, nullable=False),
-    sa.Column("opened_at", sa.String(32), nullable=False),
-)
-_CHARGES = sa.Table(
-    "charges",
-    _METADATA,
-    sa.Column("run", sa.String(32), sa.ForeignKey("runs.run"), primary_key=True),
-    sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("charged_at", sa.String(32), nullable=False),
-)
-
 
 class Ledger:
-    """A SQLite file with the steps that a run was charged for.
+    """A SQLite file with the steps that a run was charged for, chained by hash.
 
     A charge is on disk (write-ahead log, full sync) when `charge` returns, so a
     crash can leave a step charged that was never released, and never the reverse.
     """
 
-    def __init__(self, path: Path, run: str, mechanism: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, run: str, mechanism: dict[str, Any], patience: float = PATIENCE
+    ) -> None:
         """Opens or makes the ledger.
 
         Raises:
-          ResumeError: if the file is not a ledger, or has the run under another mechanism.
+          ResumeError: if the file is not a ledger, was changed by somebody, or has the
+            run under another mechanism.
         """
-        self._run = run
-        self._engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
-        event.listen(self._engine, "connect", _be_durable)
+        self._mechanism: dict[str, Any] | None = None
+        self._charged: dict[int, str | None] = {}
+        self.notes: dict[str, str] = {}
+        self.finished: int | None = None
+        url = sa.URL.create("sqlite", database=str(path))
         try:
-            _METADATA.create_all(self._engine)
-            self._connection = self._engine.connect()
-            self._open(json.dumps(mechanism, sort_keys=True))
-        except DatabaseError as error:
-            raise ResumeError(f"{path} cannot be used as a ledger: {error.orig}") from error
+            self._journal = Journal(url, run, self._absorb, patience)
+            self._journal.write(lambda: self._opening(mechanism))
+        except LedgerError as error:
+            raise ResumeError(f"{path} cannot be used as a ledger: {error}") from error
 
-    def _open(self, mechanism: str) -> None:
-        with self._connection.begin():
-            query = sa.select(_RUNS.c.mechanism).where(_RUNS.c.run == self._run)
-            found = self._connection.execute(query).scalar()
-            if found is None:
-                row = {"run": self._run, "mechanism": mechanism, "opened_at": _now()}
-                self._connection.execute(sa.insert(_RUNS).values(row))
-            elif found != mechanism:
-                raise ResumeError("the ledger holds this run under another mechanism")
-
-    def charge(self, step: int) -> None:
-        """Writes, durably, that `step` is being released.
-
-        A step that is charged already is repeated after a crash: it releases the
-        same numbers again and costs nothing more.
-        """
-        row = {"run": self._run, "step": step, "charged_at": _now()}
-        insert = sqlite.insert(_CHARGES).values(row).on_conflict_do_nothing()
-        with self._connection.begin():
-            self._connection.execute(insert)
+    # Attributes: notes, facts of the run by name; finished, after how many steps it ended.
 
     @property
     def charged(self) -> int:
         """How many steps were charged."""
-        query = sa.select(sa.func.count()).where(_CHARGES.c.run == self._run)
-        with self._connection.begin():
-            return int(self._connection.execute(query).scalar_one())
+        return len(self._charged)
+
+    @property
+    def head(self) -> str:
+        """The hash of all that was written."""
+        return self._journal.head
+
+    def charge(self, step: int, mark: str | None = None) -> None:
+        """Writes, durably, that `step` is being released.
+
+        A step that is charged already is repeated after a crash: it releases the
+        same numbers again and costs nothing more.
+
+        Args:
+          step: its number, from 0.
+          mark: a keyed hash of its batch, where the data are not hashed as a whole.
+
+        Raises:
+          LedgerError: if it cannot be written; then it must not be released.
+          ResumeError: if the step was charged for another batch: its noise with two
+            batches would show their difference.
+        """
+
+        def row() -> list[Row]:
+            if step in self._charged:
+                return []
+            return [("charge", {"step": step} if mark is None else {"step": step, "batch": mark})]
+
+        if step not in self._charged:
+            self._journal.write(row)
+        if self._charged[step] != mark:
+            raise ResumeError(
+                f"the data have changed: step {step} was begun with another batch before the run "
+                "stopped; restore the data, or use another directory, which spends anew"
+            )
+
+    def note(self, name: str, value: str) -> None:
+        """Writes down a fact of the run, once."""
+        if self.notes.get(name) != value:
+            self._journal.write(
+                lambda: [] if self.notes.get(name) == value else [("note", {name: value})]
+            )
+
+    def finish(self, steps: int) -> None:
+        """Writes that the run is over, after so many steps."""
+        self._journal.write(
+            lambda: [] if self.finished is not None else [("finish", {"steps": steps})]
+        )
 
     def close(self) -> None:
         """Closes the file."""
-        self._connection.close()
-        self._engine.dispose()
+        self._journal.close()
 
+    def _absorb(self, entry: Entry) -> None:
+        if entry.kind == "open":
+            self._mechanism = entry.content["mechanism"]
+        elif entry.kind == "charge":
+            self._charged[entry.content["step"]] = entry.content.get("batch")
+        elif entry.kind == "note":
+            self.notes.update(entry.content)
+        elif entry.kind == "finish":
+            self.finished = entry.content["steps"]
 
-def _be_durable(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    def _opening(self, mechanism: dict[str, Any]) -> list[Row]:
+        if self._mechanism is None:
+            return [("open", {"mechanism": mechanism})]
+        if self._mechanism != mechanism:
+            raise ResumeError("the ledger holds this run under another mechanism")
+        return []

@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from hushgrad._check import whole
 from hushgrad.errors import InputError, ResumeError
-from hushgrad.gradients import clipped_grad
-from hushgrad.mechanism import Guarantee, Mechanism
-from hushgrad.sampling import blocks
-from hushgrad.training import data as rows
-from hushgrad.training import program
+from hushgrad.mechanism import Guarantee
+from hushgrad.training import identity
+from hushgrad.training.budget import Budget, Reservation
 from hushgrad.training.checkpoint import Checkpoints
+from hushgrad.training.data import prepare
 from hushgrad.training.directory import Identity, RunDirectory
+from hushgrad.training.interrupt import Interrupted, noted
+from hushgrad.training.job import Job
 from hushgrad.training.ledger import Ledger
-from hushgrad.training.run import Progress, Run
+from hushgrad.training.options import Options
+from hushgrad.training.run import Progress, Run, StopTraining
 from hushgrad.training.secret import RunSecret
-from hushgrad.training.step import (
-    State,
-    Sums,
-    accumulate,
-    empty_sums,
-    initial_state,
-    release,
-)
+from hushgrad.training.step import State, Sums, averaged, initial_state
 
 __all__ = ["train"]
 
 _CPU_BLOCK = 64
+
+Callback = Callable[[Progress], None]
 
 
 def train(
@@ -49,10 +45,10 @@ def train(
     *,
     optimizer: optax.GradientTransformation,
     directory: str | Path,
+    budget: Budget | None = None,
     seed: int | None = None,
-    block_size: int | None = None,
-    checkpoint_every: int | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback | Sequence[Callback] | None = None,
+    options: Options | None = None,
 ) -> Run:
     """Trains with differential privacy; the same call goes on after a crash.
 
@@ -73,207 +69,207 @@ def train(
     Args:
       loss: `loss(params, *example) -> scalar` for one example.
       params: any pytree of floating-point arrays.
-      data: the loss's other arguments, arrays with one row per example.
+      data: the loss's other arguments: arrays with one row per example, in memory or mapped
+        from files; or anything with `len(data)` and `data[i]`, an example each (Grain and
+        Hugging Face sources, PyTorch data sets); or `hg.datasets.Columns` of a table; or
+        `hg.sampling.Users`, for a mechanism whose unit is the user.
       mechanism: from `hg.dp_sgd` or `hg.schedule`; its `examples` must be the number of rows.
       optimizer: any optax optimizer; sees the noisy mean gradient.
       directory: for the ledger, the checkpoints and, until the end, the secret.
+      budget: the data set's budget, which must hold the run before its first step.
       seed: makes the run repeatable, for tests, and not private against whoever knows it.
-      block_size: rows processed at once; by default most batches fit in one block.
-      checkpoint_every: in steps; one pass over the data by default.
-      callback: called after every step.
+      callback: called after every step, or several in turn; may raise `hg.StopTraining`.
+      options: how the run is carried out.
 
     Raises:
       InputError, DataError: if an argument or the data is wrong; nothing has been spent.
+      BudgetError: if the budget does not hold the run; nothing has been spent.
       ResumeError: if the directory holds a run that this call may not continue.
+      LedgerError: if what is released could not be charged any more; the call goes on when
+        that is mended.
+      KeyboardInterrupt: after Ctrl-C, once the step is finished and saved.
     """
-    _check(mechanism, optimizer, callback)
-    every = _every(checkpoint_every, mechanism)
-    rows_at_once = None if block_size is None else whole("block_size", block_size)
-    arrays = rows.prepare(data, mechanism.phases[0].examples)
-    state = initial_state(_arrays(params), mechanism.phases[0], optimizer)
+    callbacks = _callbacks(callback)
+    options = Options() if options is None else options
+    _check(mechanism, optimizer, budget, options)
+    source = prepare(data, mechanism)
+    state = initial_state(_arrays(params), mechanism.phases[0], optimizer, options.average)
     folder = RunDirectory(directory)
-    with folder.locked():
+    with folder.locked(), contextlib.ExitStack() as stack:
         found = folder.load()
-        rows_at_once = rows_at_once or _block_size(mechanism, found)
-        job = _Job(loss, mechanism, optimizer, arrays, rows_at_once)
-        name, secret = _open(folder, found, job, state, seed)
-        state, charged = _run(folder, name, secret, job, state, every, callback)
-    return Run(state.params, mechanism, charged, folder.path, seed is not None)
+        block_size = options.block_size or _block_size(mechanism, found)
+        job = Job(loss, mechanism, optimizer, source, block_size, options)
+        name, secret, held = _open(folder, found, job, state, seed, budget)
+        ledger = Ledger(folder.ledger, name, mechanism.to_dict())
+        stack.callback(ledger.close)
+        checkpoints = Checkpoints(folder.checkpoints)
+        stack.callback(checkpoints.close)
+        running = _Running(folder, job, ledger, checkpoints, held, callbacks)
+        state = running.go(state, secret)
+        charged, chosen = ledger.charged, ledger.notes.get("validation")
+    return Run(
+        state.params,
+        mechanism,
+        charged,
+        folder.path,
+        seed is not None,
+        average=None if options.average is None else averaged(state, options.average),
+        validation=chosen,
+    )
 
 
-def _check(mechanism: Any, optimizer: Any, callback: Any) -> None:
+class _Running:
+    """A run that is open, with all it writes to."""
+
+    def __init__(
+        self,
+        folder: RunDirectory,
+        job: Job,
+        ledger: Ledger,
+        checkpoints: Checkpoints,
+        held: Reservation | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.folder, self.job, self.ledger = folder, job, ledger
+        self.checkpoints, self.held, self.callbacks = checkpoints, held, callbacks
+        every = job.options.checkpoint_every
+        self._every = every or max(1, round(1 / job.mechanism.phases[0].sampling_rate))
+
+    def go(self, state: State, secret: RunSecret | None) -> State:
+        """Takes the steps that are left; gives the last state."""
+        state, start = _restore(self.checkpoints, self.ledger, state)
+        if self.ledger.finished is None:
+            if secret is None:
+                raise ResumeError(
+                    f"{str(self.folder.path)!r} has lost its secret.key before the end of the run, "
+                    "so its steps cannot be repeated; use another directory, which spends anew"
+                )
+            self._begin(start)
+            state, made = self._steps(state, secret, start)
+            self._save(state, made)
+            self.ledger.finish(made)
+        # A crash may have come before these were done.
+        if self.held is not None:
+            self.held.finish(self.ledger.charged)
+        self.folder.forget_secret()
+        return state
+
+    def _begin(self, start: int) -> None:
+        for callback in self.callbacks:
+            chosen = getattr(callback, "validation_set", None)
+            if chosen is not None:
+                self.ledger.note("validation", chosen)
+            begin = getattr(callback, "begin", None)
+            if begin is not None:
+                begin(self.folder.path, start)
+
+    def _steps(self, state: State, secret: RunSecret, start: int) -> tuple[State, int]:
+        total, step = self.job.mechanism.steps, start
+        with noted() as interrupted, contextlib.closing(self.job.parts(secret, start)) as parts:
+            sums: Sums | None = None
+            for part in parts:
+                sums = self.job.sums(state, part, sums)
+                if not part.last:
+                    continue
+                self._charge(part.step, part.mark)
+                state, step = self.job.released(state, sums, secret, part.step), part.step + 1
+                due = step % self._every == 0
+                if due or step == total:
+                    self._save(state, step)
+                try:
+                    self._tell(state, step, sums)
+                except StopTraining:
+                    return state, step
+                if interrupted() and step < total:
+                    self._save(state, step)
+                    raise Interrupted(self._where(step))
+                sums = None
+        return state, step
+
+    def _charge(self, step: int, mark: str | None) -> None:
+        if self.held is not None:
+            self.held.charge(step + 1)
+        self.ledger.charge(step, mark)
+
+    def _tell(self, state: State, step: int, sums: Sums) -> None:
+        if not self.callbacks:
+            return
+        progress = Progress(
+            step, self.job.mechanism, state.params, state.norm, sums, self._average(state)
+        )
+        for callback in self.callbacks:
+            callback(progress)
+
+    def _average(self, state: State) -> PyTree[Array] | None:
+        average = self.job.options.average
+        return None if average is None else averaged(state, average)
+
+    def _save(self, state: State, step: int) -> None:
+        _check_finite(state, step)
+        self.checkpoints.save(step, state)
+
+    def _where(self, step: int) -> str:
+        m = self.job.mechanism
+        return (
+            f"interrupted after step {step:,} of {m.steps:,}, which is saved; spent: epsilon = "
+            f"{m.epsilon(steps=step):.4f} at delta = {m.delta:g}. The same call goes on"
+        )
+
+
+def _callbacks(callback: Any) -> list[Callback]:
+    if callback is None:
+        return []
+    several = list(callback) if isinstance(callback, list | tuple) else [callback]
+    for one in several:
+        if not callable(one):
+            raise InputError(f"callback must be a function of the progress, got {one!r}")
+    return several
+
+
+def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
     if not isinstance(mechanism, Guarantee):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
     if not mechanism.steps:
         raise InputError(f"mechanism must have a step to make, got {mechanism!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputError(f"optimizer must be an optax optimizer, got {optimizer!r}")
-    if callback is not None and not callable(callback):
-        raise InputError(f"callback must be a function of the progress, got {callback!r}")
-
-
-def _every(checkpoint_every: int | None, mechanism: Guarantee) -> int:
-    """Steps from one checkpoint to the next."""
-    if checkpoint_every is None:
-        return max(1, round(1 / mechanism.phases[0].sampling_rate))
-    return whole("checkpoint_every", checkpoint_every)
-
-
-def _run(
-    folder: RunDirectory,
-    name: str,
-    secret: RunSecret | None,
-    job: _Job,
-    state: State,
-    every: int,
-    callback: Callable[[Progress], None] | None,
-) -> tuple[State, int]:
-    """Takes the steps that are left; gives the last state and the steps charged."""
-    mechanism = job.mechanism
-    with contextlib.ExitStack() as stack:
-        ledger = Ledger(folder.ledger, name, mechanism.to_dict())
-        stack.callback(ledger.close)
-        checkpoints = Checkpoints(folder.checkpoints)
-        stack.callback(checkpoints.close)
-        state, start = _restore(checkpoints, ledger, state)
-        if secret is None and start < mechanism.steps:
-            raise ResumeError(
-                f"{str(folder.path)!r} has lost its secret.key before the end of the run, so its "
-                "steps cannot be repeated; use another directory, which spends anew"
-            )
-        if secret is not None:
-            for step in range(start, mechanism.steps):
-                ledger.charge(step)
-                state, sums = job.step(state, secret, step)
-                if (step + 1) % every == 0 or step + 1 == mechanism.steps:
-                    _check_finite(state, step + 1)
-                    checkpoints.save(step + 1, state)
-                if callback is not None:
-                    callback(Progress(step + 1, mechanism, state.params, state.norm, sums))
-            folder.forget_secret()
-        return state, ledger.charged
-
-
-class _Job:
-    """What stays the same over all steps of a run."""
-
-    def __init__(
-        self,
-        loss: Callable[..., Any],
-        mechanism: Guarantee,
-        optimizer: optax.GradientTransformation,
-        data: tuple[Any, ...],
-        block_size: int,
-    ) -> None:
-        self.mechanism, self.optimizer = mechanism, optimizer
-        self.data, self.block_size = data, block_size
-        self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
-        # What is compiled does not depend on how many steps there are.
-        self._one = {m: m.after(1) for m in mechanism.phases}
-        self._first = rows.rows_of(data, np.zeros(block_size, np.int64))
-        self._mask = np.zeros(block_size, bool)
-
-    def step(self, state: State, secret: RunSecret, step: int) -> tuple[State, Sums]:
-        """One release: draw, sum the clipped gradients block by block, add noise, update."""
-        m, first = self.mechanism.at(step)
-        clipped = self._clipped[m.clip]
-        # A phase counts its own steps; no source of chance serves two phases.
-        drawn = m.sampling.batch(
-            step - first, m.examples, lambda n: secret.sampling_generator(first + n)
-        )
-        sums = empty_sums(clipped, state.params, self._first, self._mask)
-        for block in blocks(drawn, self.block_size):
-            batch = rows.rows_of(self.data, block.rows)
-            sums = accumulate(clipped, state.params, sums, batch, block.mask, state.norm)
-        key = secret.noise_key(step)
-        bits = sums.centred_bits
-        return release(self._one[m], self.optimizer, state, sums.grads, bits, key), sums
-
-    def trace(self, state: State) -> list[Any]:
-        """The whole step, traced; also finds errors in the loss before any is spent."""
-        kinds = dict.fromkeys(self._one.values())
-        return [program for phase in kinds for program in self._trace(phase, state)]
-
-    def _trace(self, phase: Mechanism, state: State) -> list[Any]:
-        clipped = self._clipped[phase.clip]
-        sums = jax.eval_shape(
-            lambda s, b, m: empty_sums(clipped, s.params, b, m), state, self._first, self._mask
-        )
-        key = jax.ShapeDtypeStruct((8,), jnp.uint32)
-        return [
-            jax.make_jaxpr(lambda s, t, b, m: accumulate(clipped, s.params, t, b, m, s.norm))(
-                state, sums, self._first, self._mask
-            ),
-            jax.make_jaxpr(lambda s, g, b, k: release(phase, self.optimizer, s, g, b, k))(
-                state, sums.grads, sums.centred_bits, key
-            ),
-        ]
+    if budget is not None and not isinstance(budget, Budget):
+        raise InputError(f"budget must be a hg.Budget, got {budget!r}")
+    if not isinstance(options, Options):
+        raise InputError(f"options must be hg.Options(...), got {options!r}")
 
 
 def _open(
     folder: RunDirectory,
     found: tuple[str, Identity] | None,
-    job: _Job,
+    job: Job,
     state: State,
     seed: int | None,
-) -> tuple[str, RunSecret | None]:
+    budget: Budget | None,
+) -> tuple[str, RunSecret | None, Reservation | None]:
     """Begins a run or checks the one found; without a secret, it is finished."""
-    traced = job.trace(state)
-
-    def identity(secret: RunSecret | None) -> Identity:
-        content = (job.data, state, program.constants(traced))
-        return Identity(
-            mechanism=job.mechanism.to_dict(),
-            program=program.fingerprint(traced, jax.tree.structure(state)),
-            content="" if secret is None else rows.fingerprint(content, secret),
-            block_size=job.block_size,
-            seeded=seed is not None,
-        )
-
-    if found is None:
-        secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
-        folder.keep_secret(secret)
-        return folder.begin(identity(secret)), secret
-    name, there = found
-    secret = folder.secret()
-    differing = _difference(identity(secret), there)
-    if (
-        differing is None
-        and secret is not None
-        and seed is not None
-        and secret != RunSecret.from_seed(seed)
-    ):
-        differing = "it was made with another seed"
-    if differing is not None:
-        raise ResumeError(
-            f"the run in {str(folder.path)!r} cannot go on: {differing}; repeat the call that "
-            "began it, or use another directory"
-        )
-    return name, secret
+    named = None if budget is None else budget.name
+    known = {"seeded": seed is not None, "budget": named}
+    if found is not None:
+        name, there = found
+        secret = folder.secret()
+        here = identity.identity_of(job, state, secret, **known)
+        identity.check(folder, here, there, secret, seed)
+        return name, secret, _held(budget, job, name, folder)
+    secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
+    here = identity.identity_of(job, state, secret, **known)
+    name = uuid.uuid4().hex
+    # Should the process die before the run is written down, the budget holds too much.
+    held = _held(budget, job, name, folder)
+    folder.keep_secret(secret)
+    folder.begin(name, here)
+    return name, secret, held
 
 
-def _difference(here: Identity, there: Identity) -> str | None:
-    """Why the run `there` is not the one `here`, or None if it is."""
-    if here.mechanism != there.mechanism:
-        pairs = ((k, there.mechanism.get(k), v) for k, v in here.mechanism.items())
-        changed = ", ".join(f"{k}: {a!r} there, {b!r} here" for k, a, b in pairs if a != b)
-        return f"it was made by another mechanism ({changed})"
-    if here.seeded != there.seeded:
-        return f"it was made {'with' if there.seeded else 'without'} a seed"
-    if here.block_size != there.block_size:
-        return f"it was made with block_size={there.block_size}, not {here.block_size}"
-    if here.program != there.program:
-        return (
-            "it was made with another loss, optimizer, shape of parameters, version of JAX or "
-            "kind of device"
-        )
-    # Without the secret, in a finished run, this cannot be told and is not needed.
-    if here.content and here.content != there.content:
-        return (
-            "it was made with other data, other starting parameters, or other arrays that the "
-            "loss or the optimizer hold"
-        )
-    return None
+def _held(budget: Budget | None, job: Job, name: str, folder: RunDirectory) -> Reservation | None:
+    if budget is None:
+        return None
+    return budget.reserve(job.mechanism, name, directory=str(folder.path.resolve()))
 
 
 def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[State, int]:

@@ -11,7 +11,15 @@ from hushgrad import accounting
 from hushgrad.mechanism import Guarantee
 from hushgrad.training.step import Sums
 
-__all__ = ["Progress", "Run"]
+__all__ = ["Progress", "Run", "StopTraining"]
+
+
+class StopTraining(Exception):
+    """Raised by a callback: the run ends after this step, as a finished one.
+
+    When to stop may follow from what is released, or from other data than the run's; not
+    from its un-noised losses, which would tell more than the statement says.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +32,8 @@ class Run:
       steps: how many steps were charged and released.
       directory: where its ledger and checkpoints are.
       seeded: its secrets came from a seed, so it is not private from whoever knows it.
+      average: the moving average of the parameters, if one was kept; as safe to publish.
+      validation: "public" or "private", if such a set chose parameters or when to stop.
     """
 
     params: PyTree[Array]
@@ -31,6 +41,8 @@ class Run:
     steps: int
     directory: Path
     seeded: bool
+    average: PyTree[Array] | None = None
+    validation: str | None = None
 
     @property
     def epsilon(self) -> float:
@@ -39,7 +51,9 @@ class Run:
 
     def statement(self) -> str:
         """What the run promises, to whom and against what, in plain words."""
-        return accounting.statement(self.mechanism, steps=self.steps, seeded=self.seeded)
+        return accounting.statement(
+            self.mechanism, steps=self.steps, seeded=self.seeded, validation=self.validation
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +71,7 @@ class Progress:
       norm: what the next step clips to, where an adaptive clip moves it, else None;
         safe to publish, since it follows from counts with noise.
       unprotected_sums: of the step.
+      average: the moving average of the parameters, if one is kept.
     """
 
     step: int
@@ -64,6 +79,7 @@ class Progress:
     params: PyTree[Array]
     norm: Float[Array, ""] | None
     unprotected_sums: Sums
+    average: PyTree[Array] | None = None
 
     @property
     def steps(self) -> int:

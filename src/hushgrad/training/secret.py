@@ -51,7 +51,11 @@ class RunSecret:
 
     def sampling_generator(self, step: int) -> np.random.Generator:
         """The sampler's source of chance in one step: Philox, 128-bit key and counter."""
-        words = np.frombuffer(self.derive("batch", step), "<u8").astype(np.uint64)
+        return self.generator("batch", step)
+
+    def generator(self, purpose: str, step: int) -> np.random.Generator:
+        """A source of chance for one purpose in one step."""
+        words = np.frombuffer(self.derive(purpose, step), "<u8").astype(np.uint64)
         counter = np.array([0, 0, *words[2:]], np.uint64)
         return np.random.Generator(np.random.Philox(key=words[:2], counter=counter))
 

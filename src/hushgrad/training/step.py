@@ -14,7 +14,15 @@ from hushgrad.gradients import ClippedGrad
 from hushgrad.mechanism import Mechanism
 from hushgrad.noise import COUNT_STREAM, standard_normal
 
-__all__ = ["State", "Sums", "accumulate", "empty_sums", "initial_state", "release"]
+__all__ = [
+    "State",
+    "Sums",
+    "accumulate",
+    "averaged",
+    "empty_sums",
+    "initial_state",
+    "release",
+]
 
 
 class State(NamedTuple):
@@ -26,12 +34,14 @@ class State(NamedTuple):
       noise: the noise's state.
       norm: what the next step clips to, where that moves, else None. Follows from
         noised counts and may be published.
+      average: state of the parameters' moving average, where one is kept, else None.
     """
 
     params: PyTree[Array]
     optimizer: optax.OptState
     noise: optax.OptState
     norm: Float[Array, ""] | None
+    average: optax.OptState | None
 
 
 class Sums(NamedTuple):
@@ -55,7 +65,10 @@ class Sums(NamedTuple):
 
 
 def initial_state(
-    params: PyTree[Array], mechanism: Mechanism, optimizer: optax.GradientTransformation
+    params: PyTree[Array],
+    mechanism: Mechanism,
+    optimizer: optax.GradientTransformation,
+    average: float | None = None,
 ) -> State:
     """The state before the first step, in the types that every later state has.
 
@@ -63,7 +76,9 @@ def initial_state(
     checkpoint restored in the first would not repeat the steps after it.
     """
     norm = mechanism.clip.init()
-    state = State(params, optimizer.init(params), mechanism.noise(norm).init(params), norm)
+    noise = mechanism.noise(norm).init(params)
+    mean = None if average is None else _average(average).init(_floating(params))
+    state = State(params, optimizer.init(params), noise, norm, mean)
     grads = jax.tree.map(
         lambda p: (
             jax.ShapeDtypeStruct(p.shape, jnp.promote_types(p.dtype, jnp.float32))
@@ -75,7 +90,11 @@ def initial_state(
     key = jax.ShapeDtypeStruct((8,), jnp.uint32)
     bits = jax.ShapeDtypeStruct((), jnp.float32)
     after = jax.eval_shape(
-        lambda s, g, b, k: release(mechanism, optimizer, s, g, b, k), state, grads, bits, key
+        lambda s, g, b, k: release(mechanism, optimizer, s, g, b, k, average),
+        state,
+        grads,
+        bits,
+        key,
     )
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, after)
 
@@ -115,7 +134,7 @@ def accumulate(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("mechanism", "optimizer"))
+@functools.partial(jax.jit, static_argnames=("mechanism", "optimizer", "average"))
 def release(
     mechanism: Mechanism,
     optimizer: optax.GradientTransformation,
@@ -123,6 +142,7 @@ def release(
     grads: PyTree[Float[Array, "..."]],
     centred_bits: Float[Array, ""],
     key: UInt32[Array, "8"],
+    average: float | None = None,
 ) -> State:
     """Adds the step's noise to the sum, divides by the public batch size, and updates.
 
@@ -142,4 +162,29 @@ def release(
     mean = jax.tree.map(lambda g: g / mechanism.batch_size, noisy)
     updates, optimizer_state = optimizer.update(mean, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    return State(params, optimizer_state, noise_state, norm)
+    kept = None
+    if average is not None and state.average is not None:
+        _, kept = _average(average).update(_floating(params), state.average)
+    return State(params, optimizer_state, noise_state, norm, kept)
+
+
+def averaged(state: State, average: float) -> PyTree[Array]:
+    """The moving average of the parameters after each step, without the zeros it began with."""
+    assert isinstance(state.average, optax.EmaState)
+    mean, count = state.average.ema, state.average.count
+    scale = 1 / (1 - jnp.float32(average) ** count)
+    return jax.tree.map(
+        lambda p, m: p if m is None else (m * scale).astype(p.dtype),
+        state.params,
+        mean,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    # In float32, or small changes would be lost beside narrow parameters.
+    return optax.ema(decay, debias=False, accumulator_dtype=jnp.float32)
+
+
+def _floating(params: PyTree[Array]) -> PyTree[Array]:
+    return jax.tree.map(lambda p: p if jnp.issubdtype(p.dtype, jnp.floating) else None, params)

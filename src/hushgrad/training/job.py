@@ -1,0 +1,158 @@
+"""What stays the same over all steps of a run, and how one step is made of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hushgrad.gradients import clipped_grad
+from hushgrad.mechanism import Guarantee, Mechanism
+from hushgrad.sampling import blocks
+from hushgrad.training.data import Source
+from hushgrad.training.feed import ahead
+from hushgrad.training.options import Options
+from hushgrad.training.secret import RunSecret
+from hushgrad.training.step import State, Sums, accumulate, empty_sums, release
+
+__all__ = ["Job", "Part"]
+
+
+class Part(NamedTuple):
+    """A block of a step's batch, read.
+
+    Attributes:
+      step: that it belongs to.
+      last: no other block of the step follows.
+      batch: arguments of the loss, each with a leading axis of `block_size`.
+      mask: which rows count.
+      mark: a keyed hash of the step's whole batch, with the last block, where the source
+        cannot be hashed as a whole.
+    """
+
+    step: int
+    last: bool
+    batch: tuple[Any, ...]
+    mask: np.ndarray
+    mark: str | None
+
+
+class Job:
+    """A loss, its data, a mechanism and an optimizer.
+
+    Args:
+      loss: of one unit: of one example, or of all of a user's.
+      mechanism: what releases are made of.
+      optimizer: sees the noisy mean gradient.
+      source: the data.
+      block_size: rows processed at once.
+      options: of the run.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        mechanism: Guarantee,
+        optimizer: optax.GradientTransformation,
+        source: Source,
+        block_size: int,
+        options: Options,
+    ) -> None:
+        self.mechanism, self.optimizer = mechanism, optimizer
+        self.source, self.block_size, self.options = source, block_size, options
+        loss = source.loss(loss)
+        if options.augment is not None:
+            loss = _augmented(loss, options.augment, options.multiplicity)
+        self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
+        # What is compiled does not depend on how many steps there are.
+        self._one = {m: m.after(1) for m in mechanism.phases}
+        rows = np.zeros(block_size, np.int64)
+        self._first = self._read(rows, np.random.default_rng(0))
+        self._mask = np.zeros(block_size, bool)
+
+    def parts(self, secret: RunSecret, start: int) -> Generator[Part, None, None]:
+        """All blocks of all steps from `start` on, read ahead."""
+        return ahead(self._parts(secret, start), self.options.read_ahead)
+
+    def sums(self, state: State, part: Part, sums: Sums | None) -> Sums:
+        """Adds a block to a step's sums of clipped gradients."""
+        clipped = self._clipped[self.mechanism.at(part.step)[0].clip]
+        if sums is None:
+            sums = empty_sums(clipped, state.params, self._first, self._mask)
+        return accumulate(clipped, state.params, sums, part.batch, part.mask, state.norm)
+
+    def released(self, state: State, sums: Sums, secret: RunSecret, step: int) -> State:
+        """The state after a step: its sums with noise, seen by the optimizer."""
+        one = self._one[self.mechanism.at(step)[0]]
+        key, average = secret.noise_key(step), self.options.average
+        return release(one, self.optimizer, state, sums.grads, sums.centred_bits, key, average)
+
+    def trace(self, state: State) -> list[Any]:
+        """The whole step, traced; also finds errors in the loss before any is spent."""
+        kinds = dict.fromkeys(self._one.values())
+        return [program for phase in kinds for program in self._trace(phase, state)]
+
+    def _trace(self, phase: Mechanism, state: State) -> list[Any]:
+        clipped, average = self._clipped[phase.clip], self.options.average
+        sums = jax.eval_shape(
+            lambda s, b, m: empty_sums(clipped, s.params, b, m), state, self._first, self._mask
+        )
+        key = jax.ShapeDtypeStruct((8,), jnp.uint32)
+        return [
+            jax.make_jaxpr(lambda s, t, b, m: accumulate(clipped, s.params, t, b, m, s.norm))(
+                state, sums, self._first, self._mask
+            ),
+            jax.make_jaxpr(lambda s, g, b, k: release(phase, self.optimizer, s, g, b, k, average))(
+                state, sums.grads, sums.centred_bits, key
+            ),
+        ]
+
+    def _parts(self, secret: RunSecret, start: int) -> Iterator[Part]:
+        for step in range(start, self.mechanism.steps):
+            m, first = self.mechanism.at(step)
+            # A phase counts its own steps; no source of chance serves two phases.
+            chance = functools.partial(_from, secret, first)
+            drawn = m.sampling.batch(step - first, m.examples, chance)
+            rng = secret.generator("rows", step)
+            marked = None if self.source.hashed else secret.authenticator()
+            pieces = list(blocks(drawn, self.block_size))
+            for number, block in enumerate(pieces, start=1):
+                batch, last = self._read(block.rows, rng), number == len(pieces)
+                if marked is not None:
+                    for leaf in (block.rows, *jax.tree.leaves(batch)):
+                        marked.update(np.ascontiguousarray(leaf).data)
+                mark = marked.hexdigest() if marked is not None and last else None
+                yield Part(step, last, batch, block.mask, mark)
+
+    def _read(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Any, ...]:
+        batch = self.source.rows(rows, rng)
+        if self.options.augment is None:
+            return batch
+        # Each example has its own source of chance, in every step another.
+        return (rng.integers(0, 2**32, size=(len(rows), 2), dtype=np.uint32), *batch)
+
+
+def _from(secret: RunSecret, first: int, number: int) -> np.random.Generator:
+    return secret.sampling_generator(first + number)
+
+
+def _augmented(
+    loss: Callable[..., Any], augment: Callable[..., Any], times: int
+) -> Callable[..., Any]:
+    """The mean loss of some variants of an example, drawn from two words of chance."""
+
+    def averaged(params: Any, words: Any, *example: Any) -> Any:
+        keys = jax.random.split(jax.random.wrap_key_data(words, impl="threefry2x32"), times)
+
+        def one(key: Any) -> Any:
+            varied = augment(key, *example)
+            return loss(params, *(varied if isinstance(varied, tuple) else (varied,)))
+
+        return one(keys[0]) if times == 1 else jnp.mean(jax.vmap(one)(keys))
+
+    return averaged
