@@ -92,7 +92,7 @@ def _array(name: str, column: Any) -> np.ndarray:
         raise DataError(f"column {name!r} has missing values; fill or leave out those rows")
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        values = column.combine_chunks()
+        values = column if isinstance(column, pa.Array) else column.combine_chunks()
         flat = _array(name, values.flatten())
         if (len(values) and len(flat) % len(values)) or len({len(v) for v in values}) > 1:
             raise DataError(f"column {name!r} must have lists of one length; pad or crop them")

@@ -136,7 +136,9 @@ class _ItemSource(Source):
         examples = [item if isinstance(item, tuple) else (item,) for item in items]
         try:
             stacked = jax.tree.map(
-                lambda *leaves: np.stack([np.asarray(v) for v in leaves]), *examples
+                lambda *values: np.stack([np.asarray(value) for value in values]),
+                *examples,
+                is_leaf=lambda value: value is None,
             )
         except (ValueError, TypeError) as error:
             raise DataError(

@@ -1,0 +1,457 @@
+"""Data from anywhere: arrays, mapped files, items, tables, users."""
+
+import threading
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from jobs import EXAMPLES, WIDTH, Stop, loss, mechanism
+
+import hushgrad as hg
+from hushgrad.errors import DataError, InputError, ResumeError
+from hushgrad.training.data import prepare
+from hushgrad.training.feed import ahead
+
+
+def flat(run):
+    return np.concatenate([np.ravel(run.params[name]) for name in ("w", "b")])
+
+
+class Items:
+    """A torch-style data set: one example at a time."""
+
+    def __init__(self, x, y):
+        self.x, self.y, self.read = x, y, []
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        assert isinstance(i, int)
+        self.read.append(i)
+        return self.x[i], float(self.y[i])
+
+
+class Batched(Items):
+    """One that prefers to be asked for many at once."""
+
+    def __getitem__(self, i):
+        raise AssertionError
+
+    def __getitems__(self, rows):
+        self.read.append(rows)
+        return [(self.x[i], self.y[i]) for i in rows]
+
+
+def mapped(data, folder):
+    out = []
+    for name, array in zip("xy", data, strict=True):
+        array.tofile(folder / name)
+        out.append(np.memmap(folder / name, array.dtype, "r", shape=array.shape))
+    return tuple(out)
+
+
+def table(data):
+    x, y = data
+    column = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), WIDTH)
+    return pa.table({"extra": np.arange(len(x)), "x": column, "y": y})
+
+
+def arrow(data, folder):
+    made = table(data)
+    with pa.ipc.new_file(folder / "t.arrow", made.schema) as file:
+        file.write_table(made, max_chunksize=7)
+    return hg.datasets.Columns(folder / "t.arrow", ["x", "y"])
+
+
+def parquet(data, folder):
+    pq.write_table(table(data), folder / "t.parquet", row_group_size=7)
+    return hg.datasets.Columns(folder / "t.parquet", ["x", "y"])
+
+
+SOURCES = {
+    "mapped files": mapped,
+    "items": lambda data, folder: Items(*data),
+    "batches of items": lambda data, folder: Batched(*data),
+    "arrow": arrow,
+    "parquet": parquet,
+    "table": lambda data, folder: hg.datasets.Columns(table(data), ["x", "y"]),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_any_source_trains_as_arrays_do(train, data, tmp_path, kind):
+    want = train(seed=3, directory=tmp_path / "arrays")
+    source = SOURCES[kind](data, tmp_path)
+    got = train(seed=3, data=source, directory=tmp_path / "source")
+    np.testing.assert_allclose(flat(got), flat(want), rtol=1e-6)
+    assert got.epsilon == want.epsilon
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_is_drawn_is_all_that_is_read(data, tmp_path, kind):
+    source = prepare(SOURCES[kind](data, tmp_path), mechanism())
+    rows = np.array([5, 59, 0, 5, 0, 0])
+    x, y = source.rows(rows, np.random.default_rng(0))
+    np.testing.assert_array_equal(x, data[0][rows])
+    np.testing.assert_allclose(y, data[1][rows], rtol=1e-6)
+    assert not source.hashed
+
+
+def test_items_are_read_once_for_each_block(data):
+    items = Items(*data)
+    source = prepare(items, mechanism())
+    items.read.clear()
+    source.rows(np.array([7, 0, 0, 0, 7]), np.random.default_rng(0))
+    assert items.read == [0, 7]
+
+
+@pytest.mark.parametrize("kind", ["items", "mapped files"])
+def test_a_changed_record_in_a_repeated_batch_is_noticed(train, data, tmp_path, kind):
+    """What is not hashed as a whole is hashed batch by batch, before each release."""
+    source = SOURCES[kind](data, tmp_path)
+    with pytest.raises(Stop):
+        train(data=source, stop_after=9)  # checkpoints after 5 and 10: 5 to 8 are repeated
+    changed = tuple(array.copy() for array in data)
+    changed[0][:, 2] += 1e-3
+    with pytest.raises(ResumeError, match="the data have changed: step 5 was begun with another"):
+        train(data=Items(*changed) if kind == "items" else SOURCES[kind](changed, tmp_path))
+    assert train(data=SOURCES[kind](data, tmp_path)).steps == 12
+
+
+def test_another_length(train, data):
+    with pytest.raises(InputError, match="data has 59 rows, but the mechanism accounts for 60"):
+        train(data=Items(data[0][:-1], data[1][:-1]))
+
+
+class Bad(Items):
+    def __init__(self, item, *data):
+        super().__init__(*data)
+        self.item = item
+
+    def __getitem__(self, i):
+        return self.item(i)
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        (lambda i: "text", "must be numbers"),
+        (lambda i: (np.zeros(4), None), "must be numbers"),
+        (lambda i: (np.zeros(4 + i), 0.0), "must hold arrays of the same shapes"),
+    ],
+)
+def test_items_that_are_no_examples(train, data, item, told):
+    with pytest.raises(DataError, match=told):
+        train(data=Bad(item, *data))
+
+
+def test_no_items(train):
+    with pytest.raises(InputError, match="data is empty"):
+        train(data=Items(np.zeros((0, 4)), np.zeros(0)))
+
+
+def test_an_error_while_reading_ends_the_run_and_it_goes_on(train, data, tmp_path):
+    class Fails(Items):
+        broken = True
+
+        def __getitem__(self, i):
+            if self.broken and len(self.read) > 40:
+                raise OSError("the disk is gone")
+            return super().__getitem__(i)
+
+    items = Fails(*data)
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(data=items, seed=3)
+    items.broken = False
+    whole = train(data=Items(*data), seed=3, directory=tmp_path / "whole")
+    np.testing.assert_array_equal(flat(train(data=items, seed=3)), flat(whole))
+
+
+def test_columns_that_are_wrong(tmp_path, data):
+    made = table(data)
+    with pytest.raises(DataError, match=r"columns \['z'\] are not in the table"):
+        hg.datasets.Columns(made, ["x", "z"])
+    with pytest.raises(InputError, match="columns must be a list"):
+        hg.datasets.Columns(made, "x")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        hg.datasets.Columns(tmp_path / "none.arrow", ["x"])
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        hg.datasets.Columns(tmp_path / "none.parquet", ["x"])
+    for values, told in (
+        ([1.0, None], "missing values"),
+        (["a", "b"], "must be numbers"),
+        ([[1.0], [1.0, 2.0]], "lists of one length"),
+        ([[1.0], None], "missing values"),
+        ([[1.0, None], [1.0, 2.0]], "missing values"),
+    ):
+        columns = hg.datasets.Columns(pa.table({"a": values}), ["a"])
+        with pytest.raises(DataError, match=told):
+            columns.take(np.array([0, 1]))
+    nested = hg.datasets.Columns(pa.table({"a": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]}), ["a"])
+    np.testing.assert_array_equal(nested.take(np.array([1]))[0], [[[5, 6], [7, 8]]])
+
+
+IDS = np.repeat(np.arange(20), 3)
+SOME = np.concatenate([np.arange(20), np.repeat(np.arange(5), 8)])  # 5 have 9, 15 have 1
+
+
+def of_users(**changes):
+    return mechanism(examples=20, batch_size=5, unit="user", **changes)
+
+
+def test_users_are_drawn_and_clipped_as_one(train, data, tmp_path):
+    """Next to no noise, one step: the sum of the drawn users' clipped mean gradients."""
+    from hushgrad.training.secret import RunSecret
+
+    m = of_users(steps=1, noise_multiplier=1e-9)
+    drawn = m.sampling.draw(20, RunSecret.from_seed(3).sampling_generator(0))
+    start = {"w": np.ones(WIDTH, np.float32), "b": np.float32(0)}
+    run = train(
+        data=hg.sampling.Users(IDS, data, max_examples=3),
+        mechanism=m,
+        seed=3,
+        optimizer=optax.sgd(1.0),
+        params=start,
+    )
+    x, y = (a.reshape(20, 3, *a.shape[1:]) for a in data)
+
+    def of_user(params, x, y):
+        return sum(loss(params, x[i], y[i]) for i in range(3)) / 3
+
+    total = hg.clipped_grad(of_user, 1.0)(start, x[drawn], y[drawn]).grads
+    for name in start:
+        np.testing.assert_allclose(
+            run.params[name], start[name] - np.asarray(total[name]) / 5, atol=1e-5
+        )
+    assert "any one user, with all their data" in " ".join(run.statement().split())
+
+
+def test_whoever_has_few_examples_counts_no_less_and_nobodys_example_twice(data):
+    users = hg.sampling.Users(SOME, data, max_examples=4)
+    assert (len(users), users.examples) == (20, 60)
+    rows, mask = users.members(np.arange(20), np.random.default_rng(0))
+    assert rows.shape == mask.shape == (20, 4)
+    np.testing.assert_array_equal(mask.sum(axis=1), [4] * 5 + [1] * 15)
+    for user in range(20):
+        own = rows[user][mask[user]]
+        assert len(set(own)) == len(own)
+        assert set(rows[user]) <= set(np.flatnonzero(user == SOME))
+
+
+def test_which_examples_are_taken_changes_from_step_to_step(data):
+    """400 draws of 4 in 9: each 178 times, deviation 10; five and a half of them."""
+    users = hg.sampling.Users(SOME, data, max_examples=4)
+    rng, counts = np.random.default_rng(1), np.zeros(60)
+    for _ in range(400):
+        rows, mask = users.members(np.array([0]), rng)
+        counts[rows[mask]] += 1
+    own = SOME == 0
+    assert abs(counts[own] - 400 * 4 / 9).max() < 55
+    assert not counts[~own].any()
+
+
+def test_what_fills_up_does_not_weigh(train, data, tmp_path):
+    """One example each, in places for one or for six: the same run."""
+    ids = np.arange(60)
+    m = mechanism(unit="user")
+    runs = [
+        train(
+            data=hg.sampling.Users(ids, data, max_examples=most),
+            mechanism=m,
+            seed=3,
+            directory=tmp_path / str(most),
+        )
+        for most in (1, 6)
+    ]
+    np.testing.assert_allclose(flat(runs[0]), flat(runs[1]), rtol=1e-4, atol=1e-5)
+    plain = train(seed=3, directory=tmp_path / "plain")
+    np.testing.assert_allclose(flat(runs[0]), flat(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_users_of_items_go_on_where_they_stopped(train, data, tmp_path):
+    def users():
+        return hg.sampling.Users([f"u{i}" for i in SOME], Items(*data), max_examples=4)
+
+    whole = train(data=users(), mechanism=of_users(), seed=3, directory=tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(data=users(), mechanism=of_users(), seed=3, stop_after=7)
+    again = train(data=users(), mechanism=of_users(), seed=3)
+    np.testing.assert_array_equal(flat(again), flat(whole))
+
+
+def test_other_users_of_the_same_data_are_refused(train, data):
+    with pytest.raises(Stop):
+        train(data=hg.sampling.Users(IDS, data, max_examples=3), mechanism=of_users(), stop_after=6)
+    moved = np.roll(IDS, 1)
+    with pytest.raises(ResumeError, match="other data"):
+        train(data=hg.sampling.Users(moved, data, max_examples=3), mechanism=of_users())
+
+
+def test_users_and_their_mechanism_belong_together(train, data):
+    users = hg.sampling.Users(IDS, data, max_examples=3)
+    for changes in ({"data": users}, {"mechanism": mechanism(unit="user")}):
+        with pytest.raises(InputError, match="unit='user' trains on"):
+            train(**changes)
+    with pytest.raises(InputError, match="data has 20 users, but the mechanism accounts for 60"):
+        train(data=users, mechanism=mechanism(unit="user"))
+    with pytest.raises(DataError, match="user_ids has 59 entries for 60 rows"):
+        train(data=hg.sampling.Users(IDS[:-1], data, max_examples=3), mechanism=of_users())
+
+
+@pytest.mark.parametrize(
+    ("ids", "most", "kind", "told"),
+    [
+        (np.zeros((3, 2)), 3, DataError, "one entry per example"),
+        ([], 3, DataError, "one entry per example"),
+        ([1.0, np.nan], 3, DataError, "none of them missing"),
+        (["a", None], 3, DataError, "none of them missing"),
+        ([1, 2], 0, InputError, "max_examples must be a whole number"),
+    ],
+)
+def test_users_that_are_none(data, ids, most, kind, told):
+    with pytest.raises(kind, match=told):
+        hg.sampling.Users(ids, data, max_examples=most)
+
+
+def test_reading_ahead_keeps_order_and_does_not_run_away():
+    made = []
+
+    def items():
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    reader = ahead(items(), 3)
+    assert next(reader) == 0
+    time.sleep(0.3)
+    assert len(made) <= 5
+    assert list(reader) == list(range(1, 100))
+
+
+def test_reading_ahead_ends_with_its_reader():
+    before = threading.active_count()
+    reader = ahead(iter(range(10**9)), 2)
+    assert [next(reader) for _ in range(3)] == [0, 1, 2]
+    reader.close()
+    assert threading.active_count() == before
+
+
+def test_errors_come_where_the_item_would_have():
+    def items():
+        yield 1
+        raise ValueError("broken")
+
+    reader = ahead(items(), 5)
+    assert next(reader) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(reader)
+
+
+def test_augmented_examples_are_averaged_before_the_clip(train, data, tmp_path):
+    """Variants of one example, next to no noise: the clipped gradient of their mean."""
+    x, y = data
+
+    def doubled(key, x, y):
+        return 2 * x, y
+
+    m = mechanism(noise_multiplier=1e-9)
+    plain = train(mechanism=m, seed=3, data=(2 * x, y), directory=tmp_path / "plain")
+    for times in (1, 3):
+        got = train(
+            mechanism=m,
+            seed=3,
+            augment=doubled,
+            multiplicity=times,
+            directory=tmp_path / str(times),
+        )
+        np.testing.assert_allclose(flat(got), flat(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_every_example_and_step_has_its_own_chance(train, data, tmp_path):
+    import jax
+
+    def noisy(key, x, y):
+        return x + 0.1 * jax.random.normal(key, x.shape), y
+
+    runs = {}
+    for times in (1, 64):
+        folder = tmp_path / str(times)
+        settings = {"seed": 3, "augment": noisy, "multiplicity": times, "directory": folder}
+        runs[times] = train(mechanism=mechanism(noise_multiplier=1e-9), **settings)
+    assert not np.allclose(flat(runs[1]), flat(runs[64]))
+    # The same call again does the same; it goes on so too.
+    again = train(
+        mechanism=mechanism(noise_multiplier=1e-9),
+        seed=3,
+        augment=noisy,
+        directory=tmp_path / "again",
+    )
+    np.testing.assert_array_equal(flat(again), flat(runs[1]))
+    source = prepare(data, mechanism())
+    from hushgrad.training.job import Job
+
+    job = Job(loss, mechanism(), optax.sgd(0.1), source, 8, hg.Options(augment=noisy))
+    from hushgrad.training.secret import RunSecret
+
+    words = [part.batch[0] for part in job.parts(RunSecret.from_seed(1), 0)]
+    every = np.concatenate(words)
+    assert len(np.unique(every, axis=0)) == len(every)
+
+
+def test_a_moving_average_of_the_parameters(train, tmp_path):
+    """Its weights by hand, and after a stop the same."""
+    kept = []
+    run = train(seed=3, average=0.8, callback=lambda p: kept.append(np.asarray(p.params["w"])))
+    weights = 0.8 ** np.arange(len(kept))[::-1]
+    want = np.average(kept, axis=0, weights=weights)
+    np.testing.assert_allclose(run.average["w"], want, rtol=1e-5)
+    with pytest.raises(Stop):
+        train(seed=3, average=0.8, stop_after=7, directory=tmp_path / "part")
+    part = train(seed=3, average=0.8, directory=tmp_path / "part")
+    np.testing.assert_array_equal(part.average["w"], run.average["w"])
+    plain = train(seed=3, directory=tmp_path / "plain")
+    np.testing.assert_array_equal(plain.params["w"], run.params["w"])
+    assert plain.average is None
+
+
+def test_whole_numbers_among_the_parameters_are_not_averaged(train):
+    start = {"w": jnp.ones(WIDTH), "b": jnp.zeros(()), "n": np.int32(3)}
+    run = train(params=start, average=0.9, optimizer=optax.sgd(0.1))
+    assert int(run.average["n"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"average": 1.0}, "average must lie strictly"),
+        ({"augment": 3}, "augment must be a function"),
+        ({"multiplicity": 0}, "multiplicity must be a whole number"),
+        ({"multiplicity": 2}, "give augment"),
+        ({"read_ahead": 0}, "read_ahead must be a whole number"),
+    ],
+)
+def test_options_that_are_none(wrong, told):
+    with pytest.raises(InputError, match=told):
+        hg.Options(**wrong)
+
+
+def test_a_billion_examples_cost_a_batch(tmp_path):
+    """Rows made up as they are asked for; nothing is as large as the data."""
+
+    class Endless:
+        def __len__(self):
+            return 10**9
+
+        def __getitem__(self, i):
+            return np.full(WIDTH, i % 7, np.float32), np.float32(i % 3)
+
+    m = hg.dp_sgd(examples=10**9, batch_size=20, steps=3, delta=1e-10, noise_multiplier=1.0)
+    start = {"w": np.ones(WIDTH, np.float32), "b": np.float32(0)}
+    run = hg.train(loss, start, Endless(), m, optimizer=optax.sgd(0.1), directory=tmp_path / "r")
+    assert run.steps == 3
+    assert EXAMPLES < 10**9
