@@ -9,7 +9,7 @@ print(run.statement())
 ```
 """
 
-from hushgrad import accounting, clip, datasets, errors, noise, sampling
+from hushgrad import accounting, callbacks, clip, datasets, errors, noise, sampling
 from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism, dp_sgd
@@ -26,6 +26,7 @@ __all__ = [
     "StopTraining",
     "__version__",
     "accounting",
+    "callbacks",
     "check",
     "clip",
     "clipped_grad",

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from hushgrad.errors import ResumeError
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "Kept"]
 
 _KEPT = 2
 
@@ -56,3 +56,24 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
+
+
+class Kept:
+    """One pytree of arrays in a folder, such as the best parameters so far."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.resolve()
+
+    def save(self, tree: Any) -> None:
+        """Replaces what is there; returns when it is on disk."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(self._directory, tree, force=True)
+            checkpointer.wait_until_finished()
+
+    def restore(self, like: Any) -> Any | None:
+        """What is there, with the structure of `like`; None if nothing is."""
+        if not self._directory.exists():
+            return None
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(self._directory, shapes)

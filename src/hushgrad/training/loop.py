@@ -144,8 +144,11 @@ class _Running:
                     f"{str(self.folder.path)!r} has lost its secret.key before the end of the run, "
                     "so its steps cannot be repeated; use another directory, which spends anew"
                 )
-            self._begin(start)
-            state, made = self._steps(state, secret, start)
+            self._begin(start, state)
+            try:
+                state, made = self._steps(state, secret, start)
+            finally:
+                self._each("end")
             self._save(state, made)
             self.ledger.finish(made)
         # A crash may have come before these were done.
@@ -154,14 +157,17 @@ class _Running:
         self.folder.forget_secret()
         return state
 
-    def _begin(self, start: int) -> None:
+    def _begin(self, start: int, state: State) -> None:
         for callback in self.callbacks:
             chosen = getattr(callback, "validation_set", None)
             if chosen is not None:
                 self.ledger.note("validation", chosen)
-            begin = getattr(callback, "begin", None)
-            if begin is not None:
-                begin(self.folder.path, start)
+        self._each("begin", self.folder.path, start, state.params)
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        """Callbacks that are objects may want to know when a run begins and ends."""
+        for callback in self.callbacks:
+            getattr(callback, method, lambda *_: None)(*arguments)
 
     def _steps(self, state: State, secret: RunSecret, start: int) -> tuple[State, int]:
         total, step = self.job.mechanism.steps, start

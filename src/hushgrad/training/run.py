@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from hushgrad import accounting
+from hushgrad.errors import InputError
 from hushgrad.mechanism import Guarantee
 from hushgrad.training.step import Sums
 
@@ -49,11 +54,54 @@ class Run:
         """What was spent, at the mechanism's delta (PLD)."""
         return self.mechanism.epsilon(steps=self.steps)
 
+    def export(self, file: str | Path, *, average: bool = False) -> Path:
+        """Writes the parameters as safetensors, with the statement in the file's metadata.
+
+        Args:
+          file: where to; `hushgrad` is not needed to read it. Names are the parameters'
+            paths, joined by dots.
+          average: the moving average in place of the last parameters.
+
+        Raises:
+          InputError: if there is no average, or the parameters' names are not distinct.
+        """
+        from safetensors.numpy import save_file
+
+        if average and self.average is None:
+            raise InputError("average=True needs a run with hg.Options(average=...)")
+        params = self.average if average else self.params
+        arrays: dict[str, np.ndarray] = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            name = ".".join(_part(key) for key in path) or "params"
+            if name in arrays:
+                raise InputError(f"two parameters are called {name!r}; rename one")
+            arrays[name] = np.ascontiguousarray(leaf)
+        facts = accounting.statement_facts(
+            self.mechanism, steps=self.steps, seeded=self.seeded, validation=self.validation
+        )
+        file = Path(file).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {
+            "format": "np",
+            "privacy_statement": self.statement(),
+            "privacy_facts": json.dumps(facts, sort_keys=True),
+        }
+        save_file(arrays, file, metadata)
+        return file
+
     def statement(self) -> str:
         """What the run promises, to whom and against what, in plain words."""
         return accounting.statement(
             self.mechanism, steps=self.steps, seeded=self.seeded, validation=self.validation
         )
+
+
+def _part(key: Any) -> str:
+    """One part of a path: a name, an attribute or a number."""
+    for name in ("key", "name", "idx"):
+        if hasattr(key, name):
+            return str(getattr(key, name))
+    return str(key)
 
 
 @dataclasses.dataclass(frozen=True)
