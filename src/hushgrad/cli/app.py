@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hushgrad._version import __version__
-from hushgrad.cli import train
+from hushgrad.cli import budget, train
 from hushgrad.cli.epsilon import epsilon
 from hushgrad.cli.plan import plan
 from hushgrad.errors import HushgradError
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(train.app, name="train")
+app.add_typer(budget.app, name="budget")
 app.command()(epsilon)
 app.command()(plan)
 

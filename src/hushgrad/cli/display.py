@@ -40,7 +40,7 @@ class Display:
         self._drawn = -math.inf
         self._first: int | None = None
 
-    def begin(self, name: str, directory: Path) -> None:
+    def introduce(self, name: str, directory: Path) -> None:
         """Says what is about to run."""
         m = self._mechanism
         self._console.print(
@@ -99,7 +99,7 @@ class Display:
         elif not math.isnan(loss):
             self._loss = _SMOOTHING * self._loss + (1 - _SMOOTHING) * loss
 
-    def end(self, run: training.Run, score: float, tested: int) -> None:
+    def conclude(self, run: training.Run, score: float, tested: int) -> None:
         """Accuracy, statement and where everything is."""
         if self._first is None:
             self._console.print(

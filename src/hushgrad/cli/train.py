@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ app = typer.Typer(help="Train a classifier with differential privacy.", no_args_
 
 _EPSILON = 3.0
 _INTERRUPTED = 130
+_BUDGETS = "HUSHGRAD_BUDGETS"
 
 Epsilon = Annotated[
     float | None,
@@ -41,7 +43,7 @@ Directory = Annotated[
 BudgetName = Annotated[str | None, typer.Option("--budget", help="Budget that must hold the run.")]
 BudgetUrl = Annotated[
     str | None,
-    typer.Option(envvar="HUSHGRAD_BUDGETS", help="Database of budgets. [default: the user's own]"),
+    typer.Option(envvar=_BUDGETS, help="Database of budgets. [default: the user's own]"),
 ]
 DataDir = Annotated[
     Path | None,
@@ -69,8 +71,8 @@ class Settings:
         from hushgrad.errors import InputError
         from hushgrad.training import Budget
 
-        if self.budget is None and self.budget_url is not None:
-            raise InputError(f"budget_url={self.budget_url!r} needs --budget, the budget's name")
+        if self.budget is None and self.budget_url is not None and not os.getenv(_BUDGETS):
+            raise InputError("--budget-url needs --budget, the budget's name")
         return None if self.budget is None else Budget(self.budget, url=self.budget_url)
 
     def mechanism(self, examples: int) -> Mechanism:
@@ -178,7 +180,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     mechanism = settings.mechanism(len(data.train[0]))
     directory = directory or settings.directory(recipe.name)
     display = Display(mechanism)
-    display.begin(recipe.name, directory)
+    display.introduce(recipe.name, directory)
     try:
         with display:
             run = train(
@@ -197,7 +199,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
         raise typer.Exit(_INTERRUPTED) from None
     score = accuracy(recipe, run.params, *data.test)
     _write(run, score)
-    display.end(run, score, len(data.test[0]))
+    display.conclude(run, score, len(data.test[0]))
 
 
 def _write(run: Run, score: float) -> None:
