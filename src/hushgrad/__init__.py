@@ -14,7 +14,17 @@ from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism, dp_sgd
 from hushgrad.schedule import Schedule, schedule
-from hushgrad.training import Budget, Options, Progress, Run, StopTraining, train
+from hushgrad.training import (
+    Budget,
+    Options,
+    Progress,
+    Run,
+    Selection,
+    StopTraining,
+    Tuned,
+    train,
+    tune,
+)
 
 __all__ = [
     "Budget",
@@ -23,7 +33,9 @@ __all__ = [
     "Progress",
     "Run",
     "Schedule",
+    "Selection",
     "StopTraining",
+    "Tuned",
     "__version__",
     "accounting",
     "callbacks",
@@ -38,4 +50,5 @@ __all__ = [
     "sampling",
     "schedule",
     "train",
+    "tune",
 ]

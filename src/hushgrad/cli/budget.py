@@ -118,7 +118,8 @@ def verify(
     """Check that nobody changed the ledger; with --head, nor cut it off or wrote it anew."""
     budget = _opened(name, url)
     rows = budget.verify(head)
-    typer.echo(f"{rows:,} rows, each following from those before it.\nhead {budget.head}")
+    counted = "1 row" if rows == 1 else f"{rows:,} rows"
+    typer.echo(f"{counted}, each following from those before it.\nhead {budget.head}")
 
 
 def _opened(name: str, url: str | None) -> Budget:

@@ -5,6 +5,7 @@ from hushgrad.training.interrupt import Interrupted
 from hushgrad.training.loop import train
 from hushgrad.training.options import Options
 from hushgrad.training.run import Progress, Run, StopTraining
+from hushgrad.training.tune import Selection, Tuned, tune
 
 __all__ = [
     "Budget",
@@ -14,6 +15,9 @@ __all__ = [
     "Progress",
     "Reservation",
     "Run",
+    "Selection",
     "StopTraining",
+    "Tuned",
     "train",
+    "tune",
 ]

@@ -125,6 +125,24 @@ class RunDirectory:
         content = {"format": _FORMAT, "run": name, "identity": dataclasses.asdict(identity)}
         _write(self.path / "run.json", json.dumps(content, indent=2) + "\n", 0o644)
 
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a file of facts that only its owner may read, whole or not at all."""
+        _write(self.path / name, json.dumps(content) + "\n", 0o600)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """What `write` wrote, or None.
+
+        Raises:
+          ResumeError: if it cannot be read.
+        """
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            return dict(json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ResumeError(f"{file} cannot be read ({error}); use another directory") from error
+
     def keep_secret(self, secret: RunSecret) -> None:
         """Writes the secret, readable by its owner alone."""
         _write(self.path / "secret.key", secret.content.hex() + "\n", 0o600)
