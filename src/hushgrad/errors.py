@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "LedgerError",
     "ResumeError",
+    "StorageError",
 ]
 
 
@@ -32,6 +33,10 @@ class BudgetError(HushgradError, RuntimeError):
 
 class LedgerError(HushgradError, RuntimeError):
     """A ledger cannot be written or trusted; nothing was released that it does not show."""
+
+
+class StorageError(HushgradError, OSError):
+    """A run's files cannot be written; the same call goes on when that is mended."""
 
 
 class ResumeError(HushgradError, RuntimeError):

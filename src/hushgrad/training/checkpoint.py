@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hushgrad.errors import ResumeError
+from hushgrad.errors import ResumeError, StorageError
 
-__all__ = ["Checkpoints", "Kept"]
+__all__ = ["Checkpoints", "Kept", "digest"]
 
 _KEPT = 2
 
@@ -26,36 +27,62 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
     @property
-    def latest(self) -> int | None:
-        """After how many steps the last checkpoint was made."""
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """After how many steps each checkpoint was made, the latest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state after `step` steps; returns when it is on disk."""
-        if self.latest != step:
-            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
-            self._manager.wait_until_finished()
-
-    def restore(self, like: Any) -> Any:
-        """The last state, with the structure, shapes and dtypes of `like`.
+        """Writes the state after `step` steps, in place of one that may be there.
 
         Raises:
-          ResumeError: if what is there has another structure.
+          StorageError: if it cannot be written.
         """
-        step = self.latest
+        try:
+            if step in self.steps:
+                self._manager.delete(step)
+            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:  # orbax raises whatever its storage does
+            told = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise StorageError(
+                f"the checkpoint after step {step} cannot be written ({told}); mend that, then "
+                "repeat the call: it goes on from the checkpoint before"
+            ) from error
+
+    def forget_after(self, step: int) -> None:
+        """Removes later checkpoints, which are to be made again."""
+        for later in self.steps:
+            if later > step:
+                self._manager.delete(later)
+
+    def restore(self, step: int, like: Any) -> Any:
+        """A state, with the structure, shapes and dtypes of `like`.
+
+        Raises:
+          ResumeError: if it cannot be read, or has another structure.
+        """
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
         try:
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        except (ValueError, TypeError, KeyError, OSError) as error:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        except Exception as error:  # orbax raises whatever its storage does
             raise ResumeError(
                 f"checkpoint {step} cannot be restored into these parameters and this optimizer "
                 f"({error}); use those it was made with, or another directory"
             ) from error
-        return restored
 
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
+
+
+def digest(state: Any) -> str:
+    """A hash of all arrays of a state, which may be published as it may."""
+    made = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.ascontiguousarray(leaf)
+        made.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        made.update(array.tobytes())
+    return made.hexdigest()
 
 
 class Kept:

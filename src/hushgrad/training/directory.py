@@ -13,7 +13,7 @@ from typing import Any
 
 import filelock
 
-from hushgrad.errors import InputError, ResumeError
+from hushgrad.errors import InputError, ResumeError, StorageError
 from hushgrad.training.secret import RunSecret
 
 __all__ = ["Identity", "RunDirectory"]
@@ -164,7 +164,20 @@ class RunDirectory:
 
 
 def _write(file: Path, content: str, mode: int) -> None:
-    """Writes a file whole or not at all, durably."""
+    """Writes a file whole or not at all, durably.
+
+    Raises:
+      StorageError: if it cannot be written.
+    """
+    try:
+        _write_or_fail(file, content, mode)
+    except OSError as error:
+        raise StorageError(
+            f"{file} cannot be written ({error.strerror}); mend that, then repeat the call"
+        ) from error
+
+
+def _write_or_fail(file: Path, content: str, mode: int) -> None:
     part = file.with_name(f".{file.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -18,6 +18,11 @@ class Ledger:
 
     A charge is on disk (write-ahead log, full sync) when `charge` returns, so a
     crash can leave a step charged that was never released, and never the reverse.
+
+    Attributes:
+      notes: facts of the run, by name.
+      checkpoints: the hash of each checkpoint, by the number of steps before it.
+      finished: after how many steps the run ended, or None.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class Ledger:
         self._mechanism: dict[str, Any] | None = None
         self._charged: dict[int, str | None] = {}
         self.notes: dict[str, str] = {}
+        self.checkpoints: dict[int, str] = {}
         self.finished: int | None = None
         url = sa.URL.create("sqlite", database=str(path))
         try:
@@ -39,8 +45,6 @@ class Ledger:
             self._journal.write(lambda: self._opening(mechanism))
         except LedgerError as error:
             raise ResumeError(f"{path} cannot be used as a ledger: {error}") from error
-
-    # Attributes: notes, facts of the run by name; finished, after how many steps it ended.
 
     @property
     def charged(self) -> int:
@@ -88,6 +92,16 @@ class Ledger:
                 lambda: [] if self.notes.get(name) == value else [("note", {name: value})]
             )
 
+    def saved(self, step: int, digest: str) -> None:
+        """Writes the hash of the checkpoint after so many steps."""
+        self._journal.write(
+            lambda: (
+                []
+                if self.checkpoints.get(step) == digest
+                else [("checkpoint", {"step": step, "digest": digest})]
+            )
+        )
+
     def finish(self, steps: int) -> None:
         """Writes that the run is over, after so many steps."""
         self._journal.write(
@@ -103,6 +117,8 @@ class Ledger:
             self._mechanism = entry.content["mechanism"]
         elif entry.kind == "charge":
             self._charged[entry.content["step"]] = entry.content.get("batch")
+        elif entry.kind == "checkpoint":
+            self.checkpoints[entry.content["step"]] = entry.content["digest"]
         elif entry.kind == "note":
             self.notes.update(entry.content)
         elif entry.kind == "finish":

@@ -19,7 +19,7 @@ from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Guarantee
 from hushgrad.training import identity
 from hushgrad.training.budget import Budget, Reservation
-from hushgrad.training.checkpoint import Checkpoints
+from hushgrad.training.checkpoint import Checkpoints, digest
 from hushgrad.training.data import prepare
 from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
@@ -212,7 +212,7 @@ class _Running:
 
     def _save(self, state: State, step: int) -> None:
         _check_finite(state, step)
-        self.checkpoints.save(step, state)
+        _save(self.checkpoints, self.ledger, state, step)
 
     def _where(self, step: int) -> str:
         m = self.job.mechanism
@@ -279,22 +279,48 @@ def _held(budget: Budget | None, job: Job, name: str, folder: RunDirectory) -> R
 
 
 def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[State, int]:
-    """The state to go on from, and after how many steps it was made."""
-    latest, charged = checkpoints.latest, ledger.charged
-    if latest is None:
-        if charged:
+    """The state to go on from, and after how many steps it was made.
+
+    A checkpoint counts if the ledger has its hash: steps repeated from any other state
+    would release other sums under the same noise. Where the last one is damaged, the one
+    before it serves.
+    """
+    found, refused = checkpoints.steps, None
+    for step in found:
+        if step > ledger.charged:
             raise ResumeError(
-                f"the checkpoints of this run are gone, though {charged} steps were charged; "
-                "restore them, or use another directory, which spends anew"
+                f"there is a checkpoint after step {step}, but the ledger has only "
+                f"{ledger.charged}: it is not this run's ledger; restore it, or use another "
+                "directory"
             )
-        checkpoints.save(0, state)
-        return state, 0
-    if latest > charged:
+        try:
+            restored = checkpoints.restore(step, state)
+        except ResumeError as error:
+            refused = refused or error
+            continue
+        if ledger.checkpoints.get(step) == digest(restored):
+            checkpoints.forget_after(step)
+            return restored, step
+    if ledger.charged and not found:
         raise ResumeError(
-            f"there is a checkpoint after step {latest}, but the ledger has only {charged}: it "
-            "is not this run's ledger; restore it, or use another directory"
+            f"the checkpoints of this run are gone, though {ledger.charged} steps were charged; "
+            "restore them, or use another directory, which spends anew"
         )
-    return checkpoints.restore(state), latest
+    if ledger.charged:
+        raise refused or ResumeError(
+            f"the checkpoints after steps {found} are not those that the ledger knows; restore "
+            "them, or use another directory, which spends anew"
+        )
+    _save(checkpoints, ledger, state, 0)
+    return state, 0
+
+
+def _save(checkpoints: Checkpoints, ledger: Ledger, state: State, step: int) -> None:
+    """Writes a checkpoint, and its hash when it is on disk."""
+    made = digest(state)
+    if ledger.checkpoints.get(step) != made or step not in checkpoints.steps:
+        checkpoints.save(step, state)
+        ledger.saved(step, made)
 
 
 def _arrays(params: PyTree[ArrayLike]) -> PyTree[Array]:

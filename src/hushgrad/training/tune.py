@@ -284,7 +284,7 @@ class _State:
             differing.append("secret.key, which is gone")
         if differing:
             raise ResumeError(
-                f"{str(folder.path)!r} holds another tuning (what differs: {', '.join(differing)}); "
+                f"{str(folder.path)!r} holds another tuning (other {', '.join(differing)}); "
                 "repeat the call that began it, or use another directory"
             )
         trials = 0 if secret is None else selection.draw(secret.generator("trials", 0))
