@@ -9,7 +9,7 @@ print(run.statement())
 ```
 """
 
-from hushgrad import accounting, callbacks, clip, datasets, errors, noise, sampling
+from hushgrad import accounting, callbacks, clip, datasets, errors, noise, optimizers, sampling
 from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism, dp_sgd
@@ -47,6 +47,7 @@ __all__ = [
     "errors",
     "explain",
     "noise",
+    "optimizers",
     "sampling",
     "schedule",
     "train",

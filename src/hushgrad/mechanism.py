@@ -241,9 +241,8 @@ def dp_sgd(
     m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, clip=1.0, delta=1e-5, epsilon=3.0)
     ```
 
-    Formal guarantee: the sequence of all `steps` noisy sums, and whatever is
-    computed from them, is (epsilon, delta)-differentially private under the sampler's
-    neighbouring relation: adding or removing one example with Poisson sampling.
+    Formal guarantee: the sequence of all `steps` noisy sums, and whatever is computed from
+    them, is (epsilon, delta)-differentially private under the sampler's neighbouring relation.
 
     Args:
       examples: number of examples, a public fact.
@@ -254,10 +253,8 @@ def dp_sgd(
       delta: in (0, 1), well below 1 / examples.
       epsilon: the smallest noise that keeps it is found.
       noise_multiplier: noise over the clip's sensitivity, in place of `epsilon`.
-      sampling: how batches are drawn: a sampler of `hushgrad.sampling`, or one made for
-        these examples and this batch size.
-      unit: whose presence is hidden: "example", "user" (a row is all that a user has; then
-        `examples` and `batch_size` count users) or, say, "group of 4".
+      sampling: a sampler of `hushgrad.sampling`, or one made for these examples.
+      unit: "example", "user" (`examples` and `batch_size` count users) or "group of 4".
 
     Raises:
       InputError: if an argument is out of range, not exactly one of each pair is

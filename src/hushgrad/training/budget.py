@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +18,9 @@ from hushgrad.accounting import ACCOUNTANTS, RELATIONS, from_plain, to_plain
 from hushgrad.errors import BudgetError, InputError, LedgerError
 from hushgrad.mechanism import Guarantee
 from hushgrad.training.journal import PATIENCE, Entry, Journal, Row
+from hushgrad.training.reservation import Reservation
 
-__all__ = ["Budget", "BudgetRun", "Reservation", "default_url"]
+__all__ = ["Budget", "BudgetRun", "default_url"]
 
 # Under a budget's relation, mechanisms of these may be composed: a record that is replaced
 # by an empty one is as one removed, and any bound for replacing counts what is asked.
@@ -29,9 +29,6 @@ _COVERED = {
     "replace-special": ("add-or-remove-one", "replace-special"),
     "replace-one": RELATIONS,
 }
-# Steps are charged ahead so that a budget far away is not asked for every one: seconds
-# between two charges, at least, and steps ahead, at most.
-_SELDOM, _FAR = 0.5, 4096
 # Costs that are remembered.
 _KEPT = 256
 
@@ -227,7 +224,7 @@ class Budget:
         self._journal.write(rows)
         if name not in self._runs:
             raise BudgetError(self._refusal(mechanism, total))
-        return Reservation(self, name, mechanism)
+        return Reservation(self.name, name, mechanism, self._journal.write, self._runs.__getitem__)
 
     def close(self, run: str) -> None:
         """Ends a run that died: what it did not charge is given back.
@@ -412,61 +409,6 @@ class Budget:
         elif entry.kind in ("finish", "close"):
             status = "finished" if entry.kind == "finish" else "closed"
             self._runs[name] = dataclasses.replace(run, status=status, event=self._spent[name])
-
-
-class Reservation:
-    """What one run may spend of a budget; made by `Budget.reserve`."""
-
-    def __init__(self, budget: Budget, run: str, mechanism: Guarantee) -> None:
-        self.budget, self.run, self._mechanism = budget, run, mechanism
-        self._ahead, self._last = 1, -float("inf")
-
-    @property
-    def charged(self) -> int:
-        """Steps that were charged, some of them perhaps not yet released."""
-        return self.budget._runs[self.run].charged
-
-    def charge(self, steps: int) -> None:
-        """Charges, durably, the first `steps` steps of the run, before the last is released.
-
-        Some steps more are charged with them where steps are quick, so that a budget on
-        another machine is not asked for each.
-
-        Raises:
-          BudgetError: if the run was closed meanwhile; then nothing may be released.
-          LedgerError: if it cannot be written; likewise.
-        """
-        if steps <= self.charged:
-            return
-        now = time.monotonic()
-        self._ahead = min(_FAR, 2 * self._ahead) if now - self._last < _SELDOM else 1
-        self._last = now
-        through = min(self._mechanism.steps, steps - 1 + self._ahead)
-        self._write("charge", through)
-
-    def finish(self, steps: int) -> None:
-        """Ends the run after so many steps: what was not spent is given back."""
-        if self.budget._runs[self.run].status == "open":
-            self._write("finish", steps)
-
-    def _write(self, kind: str, steps: int) -> None:
-        event = to_plain(self._mechanism.after(steps).event)
-
-        def rows() -> list[Row]:
-            run = self.budget._runs[self.run]
-            if run.status != "open":
-                if kind == "finish" and run.status == "finished":
-                    return []
-                raise BudgetError(
-                    f"run {self.run!r} was closed in budget {self.budget.name!r}: it may release "
-                    "nothing more"
-                )
-            spent: list[Row] = []
-            if run.charged != steps:
-                spent = [("charge", {"run": self.run, "steps": steps, "event": event})]
-            return [*spent, ("finish", {"run": self.run})] if kind == "finish" else spent
-
-        self.budget._journal.write(rows)
 
 
 def _asked(

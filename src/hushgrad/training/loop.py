@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Guarantee
 from hushgrad.training import identity
-from hushgrad.training.budget import Budget, Reservation
+from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digest
 from hushgrad.training.data import prepare
 from hushgrad.training.directory import Identity, RunDirectory
@@ -26,6 +26,7 @@ from hushgrad.training.interrupt import Interrupted, noted
 from hushgrad.training.job import Job
 from hushgrad.training.ledger import Ledger
 from hushgrad.training.options import Options
+from hushgrad.training.reservation import Reservation
 from hushgrad.training.run import Progress, Run, StopTraining
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.step import State, Sums, averaged, initial_state
@@ -59,9 +60,8 @@ def train(
     ```
 
     Each step is charged to the ledger in `directory`, durably, before its noise is drawn.
-    Its batch and noise are functions of the run's secret and the step's number, so a run
-    that was killed ends with the same parameters, bit for bit, at the same epsilon. Where
-    the run is finished, its result is returned and nothing is spent.
+    Batch and noise follow from the run's secret and the step's number, so a run that was
+    killed ends with the same parameters, bit for bit. A finished run is returned as it is.
 
     Formal guarantee: that of `mechanism`, for the parameters, the checkpoints and
     what a callback does with `progress.params`; not for `progress.unprotected_...`.
@@ -69,11 +69,10 @@ def train(
     Args:
       loss: `loss(params, *example) -> scalar` for one example.
       params: any pytree of floating-point arrays.
-      data: the loss's other arguments: arrays with one row per example, in memory or mapped
-        from files; or anything with `len(data)` and `data[i]`, an example each (Grain and
-        Hugging Face sources, PyTorch data sets); or `hg.datasets.Columns` of a table; or
-        `hg.sampling.Users`, for a mechanism whose unit is the user.
-      mechanism: from `hg.dp_sgd` or `hg.schedule`; its `examples` must be the number of rows.
+      data: the loss's other arguments: arrays, in memory or mapped from files; anything with
+        `len(data)` and `data[i]` (Grain, Hugging Face, PyTorch); `hg.datasets.Columns`; or
+        `hg.sampling.Users`.
+      mechanism: from `hg.dp_sgd` or `hg.schedule`, for as many examples.
       optimizer: any optax optimizer; sees the noisy mean gradient.
       directory: for the ledger, the checkpoints and, until the end, the secret.
       budget: the data set's budget, which must hold the run before its first step.
@@ -85,20 +84,32 @@ def train(
       InputError, DataError: if an argument or the data is wrong; nothing has been spent.
       BudgetError: if the budget does not hold the run; nothing has been spent.
       ResumeError: if the directory holds a run that this call may not continue.
-      LedgerError: if what is released could not be charged any more; the call goes on when
-        that is mended.
+      LedgerError, StorageError: if nothing more can be written; mended, the call goes on.
       KeyboardInterrupt: after Ctrl-C, once the step is finished and saved.
     """
-    callbacks = _callbacks(callback)
-    options = Options() if options is None else options
+    callbacks, options = _callbacks(callback), options or Options()
     _check(mechanism, optimizer, budget, options)
     source = prepare(data, mechanism)
     state = initial_state(_arrays(params), mechanism.phases[0], optimizer, options.average)
     folder = RunDirectory(directory)
-    with folder.locked(), contextlib.ExitStack() as stack:
+    with folder.locked():
         found = folder.load()
         block_size = options.block_size or _block_size(mechanism, found)
         job = Job(loss, mechanism, optimizer, source, block_size, options)
+        return _trained(folder, found, job, state, seed, budget, callbacks)
+
+
+def _trained(
+    folder: RunDirectory,
+    found: tuple[str, Identity] | None,
+    job: Job,
+    state: State,
+    seed: int | None,
+    budget: Budget | None,
+    callbacks: Sequence[Callback],
+) -> Run:
+    mechanism, average = job.mechanism, job.options.average
+    with contextlib.ExitStack() as stack:
         name, secret, held = _open(folder, found, job, state, seed, budget)
         ledger = Ledger(folder.ledger, name, mechanism.to_dict())
         stack.callback(ledger.close)
@@ -113,7 +124,7 @@ def train(
         charged,
         folder.path,
         seed is not None,
-        average=None if options.average is None else averaged(state, options.average),
+        average=None if average is None else averaged(state, average),
         validation=chosen,
     )
 

@@ -185,30 +185,25 @@ def tune(
         settings = {"optimizer": optax.sgd(rate), "directory": directory, "seed": seed}
         return hg.train(loss, params, data, m, **settings)
 
-    best = hg.tune(trial, [0.1, 0.3, 1.0, 3.0], lambda run: accuracy(run.params), m,
-                   mean=8, directory="runs/tuning", budget=budget)
+    best = hg.tune(trial, [0.1, 0.3, 1.0], score, m, directory="runs/tuning")
     best.candidate, best.params, best.epsilon
     ```
 
     Each trial takes a candidate at random, so how many there are does not change the cost.
-    The directories of all trials are removed at the end: whoever saw how many there were, or
-    a losing one's parameters, would learn more than is accounted for. The same call goes on
-    after a crash.
+    All trials but the best are removed at the end: how many there were is a secret too. The
+    same call goes on after a crash.
 
-    Formal guarantee: that of `Selection(mechanism, mean, shape)` (Papernot and Steinke 2022,
-    arXiv 2110.03620), for the best candidate, its parameters and its score, where the score
-    looks at the run and at other data than its own.
+    Formal guarantee: that of `Selection(mechanism, mean, shape)` for the best candidate, its
+    parameters and its score, where the score looks at the run and at other data than its own.
 
     Args:
-      trial: `trial(candidate, directory, seed) -> Run`: calls `hg.train` with this mechanism,
-        in this directory, with this seed and without a budget.
+      trial: `trial(candidate, directory, seed) -> Run`, by `hg.train`, without a budget.
       candidates: what to choose from.
       score: run -> number, larger is better.
-      mechanism: that all trials use; clip, optimizer and model may differ among them.
+      mechanism: of all trials; clip, optimizer and model may differ among them.
       directory: for the trials.
       mean: expected number of trials, above 1.
-      shape: of their number's distribution: 1 the geometric; towards 0 more spread and
-        cheaper.
+      shape: of their number's distribution; 1 is the geometric.
       budget: that must hold the whole tuning.
       seed: makes it repeatable, for tests, and not private against whoever knows it.
 

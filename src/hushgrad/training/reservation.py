@@ -1,0 +1,87 @@
+"""What one run holds of a budget, and how it charges its steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hushgrad.accounting import to_plain
+from hushgrad.errors import BudgetError
+from hushgrad.mechanism import Guarantee
+from hushgrad.training.journal import Row
+
+__all__ = ["Reservation"]
+
+# Steps are charged ahead so that a budget far away is not asked for every one: seconds
+# between two charges, at least, and steps ahead, at most.
+_SELDOM, _FAR = 0.5, 4096
+
+
+class Reservation:
+    """What one run may spend of a budget; made by `Budget.reserve`.
+
+    Attributes:
+      budget: the budget's name.
+      run: the run's.
+    """
+
+    def __init__(
+        self,
+        budget: str,
+        run: str,
+        mechanism: Guarantee,
+        write: Callable[[Callable[[], Iterable[Row]]], None],
+        found: Callable[[str], Any],
+    ) -> None:
+        self.budget, self.run, self._mechanism = budget, run, mechanism
+        self._journal_write, self._found = write, found
+        self._ahead, self._last = 1, -math.inf
+
+    @property
+    def charged(self) -> int:
+        """Steps that were charged, some of them perhaps not yet released."""
+        return self._found(self.run).charged
+
+    def charge(self, steps: int) -> None:
+        """Charges, durably, the first `steps` steps of the run, before the last is released.
+
+        Some steps more are charged with them where steps are quick, so that a budget on
+        another machine is not asked for each.
+
+        Raises:
+          BudgetError: if the run was closed meanwhile; then nothing may be released.
+          LedgerError: if it cannot be written; likewise.
+        """
+        if steps <= self.charged:
+            return
+        now = time.monotonic()
+        self._ahead = min(_FAR, 2 * self._ahead) if now - self._last < _SELDOM else 1
+        self._last = now
+        through = min(self._mechanism.steps, steps - 1 + self._ahead)
+        self._write("charge", through)
+
+    def finish(self, steps: int) -> None:
+        """Ends the run after so many steps: what was not spent is given back."""
+        if self._found(self.run).status == "open":
+            self._write("finish", steps)
+
+    def _write(self, kind: str, steps: int) -> None:
+        event = to_plain(self._mechanism.after(steps).event)
+
+        def rows() -> list[Row]:
+            run = self._found(self.run)
+            if run.status != "open":
+                if kind == "finish" and run.status == "finished":
+                    return []
+                raise BudgetError(
+                    f"run {self.run!r} was closed in budget {self.budget!r}: it may release "
+                    "nothing more"
+                )
+            spent: list[Row] = []
+            if run.charged != steps:
+                spent = [("charge", {"run": self.run, "steps": steps, "event": event})]
+            return [*spent, ("finish", {"run": self.run})] if kind == "finish" else spent
+
+        self._journal_write(rows)
