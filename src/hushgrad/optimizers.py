@@ -46,20 +46,15 @@ def dp_adam(
       b1: decay of the mean.
       b2: decay of the mean square.
       floor: least second moment, as a share of the noise's variance. With b2 = 0.999 the mean
-        square of pure noise deviates by 3% of its variance, so 0.1 is what noise never passes.
+        square of pure noise deviates by 3% of its variance: noise never passes 0.1.
 
     Raises:
-      InputError: if a number is out of range, or the noise changes during the run, as with an
-        adaptive clip or some schedules.
+      InputError: if a number is out of range, or the noise changes during the run.
     """
     for name, value in {"b1": b1, "b2": b2}.items():
         if not 0 <= value < 1:
             raise InputError(f"{name} must lie in [0, 1), got {value!r}")
     variance, least = _variance(mechanism), positive("floor", floor)
-
-    def init(params: PyTree[Array]) -> _State:
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        return _State(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def update(
         grads: PyTree[Array], state: _State, params: PyTree[Array] | None = None, **_: object
@@ -81,9 +76,14 @@ def dp_adam(
         return steps, _State(count, mean, square)
 
     return optax.chain(
-        optax.GradientTransformationExtraArgs(init, update),  # pyright: ignore[reportArgumentType]
+        optax.GradientTransformationExtraArgs(_init, update),  # pyright: ignore[reportArgumentType]
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _init(params: PyTree[Array]) -> _State:
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    return _State(jnp.zeros((), jnp.int32), zeros, zeros)
 
 
 def _variance(mechanism: Guarantee) -> float:

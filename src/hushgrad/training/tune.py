@@ -182,16 +182,15 @@ def tune(
 
     ```python
     def trial(rate, directory, seed):
-        settings = {"optimizer": optax.sgd(rate), "directory": directory, "seed": seed}
-        return hg.train(loss, params, data, m, **settings)
+        where = {"directory": directory, "seed": seed}
+        return hg.train(loss, params, data, m, optimizer=optax.sgd(rate), **where)
 
     best = hg.tune(trial, [0.1, 0.3, 1.0], score, m, directory="runs/tuning")
     best.candidate, best.params, best.epsilon
     ```
 
     Each trial takes a candidate at random, so how many there are does not change the cost.
-    All trials but the best are removed at the end: how many there were is a secret too. The
-    same call goes on after a crash.
+    All but the best are removed at the end: how many there were is a secret too.
 
     Formal guarantee: that of `Selection(mechanism, mean, shape)` for the best candidate, its
     parameters and its score, where the score looks at the run and at other data than its own.
@@ -208,13 +207,10 @@ def tune(
       seed: makes it repeatable, for tests, and not private against whoever knows it.
 
     Raises:
-      InputError: if an argument is out of range, or a trial used another mechanism.
-      BudgetError: if the budget does not hold it; nothing has been spent.
-      ResumeError: if the directory holds another tuning.
+      InputError, BudgetError, ResumeError: as `hg.train` does, or if a trial used another
+        mechanism.
     """
-    selection, candidates = Selection(mechanism, mean, shape), list(candidates)
-    if not candidates:
-        raise InputError("candidates must not be empty")
+    selection, candidates = Selection(mechanism, mean, shape), _listed(candidates)
     folder = RunDirectory(directory)
     with folder.locked():
         state = _State.of(folder, selection, len(candidates), budget, seed)
@@ -231,6 +227,12 @@ def tune(
         index, value = state.done
         run = trial(candidates[index], state.best, state.seed(0))
     return Tuned(candidates[index], run.params, value, selection, seed is not None)
+
+
+def _listed(candidates: Sequence[Any]) -> list[Any]:
+    if not len(candidates):
+        raise InputError("candidates must not be empty")
+    return list(candidates)
 
 
 def _check(run: Any, mechanism: Guarantee) -> None:
