@@ -220,7 +220,7 @@ def _budgets(seconds: float, folder: Path) -> dict[str, dict[str, float]]:
     import postgresql  # pyright: ignore[reportMissingImports]
 
     if postgresql.BINARIES:
-        with postgresql.server(folder / "postgresql") as server:
+        with postgresql.server() as server:
             results["PostgreSQL"] = hammered(server.url, seconds)
     return results
 

@@ -26,8 +26,8 @@ needs_server = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    with postgresql.server(tmp_path_factory.mktemp("postgresql")) as running:
+def server():
+    with postgresql.server() as running:
         yield running
 
 

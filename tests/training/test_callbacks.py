@@ -10,6 +10,7 @@ from tensorboardX.proto import event_pb2
 
 import hushgrad as hg
 from hushgrad.errors import InputError
+from hushgrad.training.secret import RunSecret
 
 SCORES = {2: 0.1, 4: 0.5, 6: 0.3, 8: 0.5, 10: 0.2, 12: 0.4}
 
@@ -149,6 +150,62 @@ def test_exported_parameters_carry_their_statement(train, tmp_path):
         assert "secret" not in file.read_bytes().decode("latin1").replace("holds the secret", "")
     with pytest.raises(InputError, match="average=True needs"):
         train(directory=tmp_path / "other").export(tmp_path / "x", average=True)
+
+
+def test_a_bar_for_people_and_lines_for_files(train, tmp_path):
+    from io import StringIO
+
+    from rich.console import Console
+
+    for terminal in (False, True):
+        out = StringIO()
+        console = Console(file=out, force_terminal=terminal, width=80, color_system=None)
+        with pytest.raises(Stop):
+            train(
+                callback=[hg.callbacks.ProgressBar(console), stop_at(8)],
+                directory=tmp_path / str(terminal),
+            )
+        train(callback=hg.callbacks.ProgressBar(console), directory=tmp_path / str(terminal))
+        text = out.getvalue()
+        assert "Going on after step 5." in text
+        assert f"epsilon {mechanism().epsilon():.3f}" in text
+        assert "/s" in text or not terminal
+        assert ("step 12 of 12: loss" in text) == (not terminal)
+
+
+def stop_at(step):
+    def stop(progress):
+        if progress.step == step:
+            raise Stop
+
+    return stop
+
+
+def test_the_secret_is_in_its_file_alone(train, tmp_path):
+    """Neither it nor what steps derive from it is in a ledger, a log, a checkpoint or an export."""
+    callbacks = [
+        hg.callbacks.JsonLines(tmp_path / "log.jsonl", every=1),
+        hg.callbacks.TensorBoard(tmp_path / "tb", every=1),
+        hg.callbacks.Validation(lambda p: 0.0, public=True, every=2),
+    ]
+    url = f"sqlite:///{tmp_path / 'b.sqlite'}"
+    budget = hg.Budget("b", 100.0, 1e-3, url=url)
+    with pytest.raises(Stop):
+        train(callback=[*callbacks, stop_at(7)], budget=budget)
+    file = tmp_path / "run" / "secret.key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    secret = RunSecret(bytes.fromhex(file.read_text().strip()))
+    known = [secret.content]
+    known += [secret.derive(what, t) for what in ("noise", "batch", "rows") for t in range(12)]
+    train(callback=callbacks, budget=budget).export(tmp_path / "out.safetensors")
+    assert not file.exists()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        content = path.read_bytes()
+        for secret_bytes in known:
+            for form in (secret_bytes, secret_bytes.hex().encode(), secret_bytes[:16]):
+                assert form not in content, path
 
 
 def test_several_callbacks_in_turn(train):

@@ -150,6 +150,45 @@ def test_items_that_are_no_examples(train, data, item, told):
         train(data=Bad(item, *data))
 
 
+def test_tables_in_memory_are_arrays(train, data, tmp_path):
+    """They have a length and items, but these are not examples."""
+
+    class Table:
+        def __init__(self, array):
+            self._array = array
+
+        def __len__(self):
+            return len(self._array)
+
+        def __getitem__(self, name):
+            raise KeyError(name)
+
+        def __array__(self, dtype=None, copy=None):
+            return self._array
+
+    want = train(data=data, seed=3)
+    got = train(data=(Table(data[0]), data[1]), seed=3, directory=tmp_path / "tables")
+    np.testing.assert_array_equal(flat(got), flat(want))
+    one = train(
+        data=Table(data[0]),
+        loss=lambda p, x: jnp.sum(x * p["w"]) + p["b"],
+        directory=tmp_path / "one",
+    )
+    assert one.steps == 12
+
+
+def test_a_mapping_by_other_keys_is_no_data(train):
+    class Odd:
+        def __len__(self):
+            return EXAMPLES
+
+        def __getitem__(self, name):
+            raise KeyError(name)
+
+    with pytest.raises(DataError, match=r"data\[0\] cannot be read \(KeyError"):
+        train(data=Odd())
+
+
 def test_no_items(train):
     with pytest.raises(InputError, match="data is empty"):
         train(data=Items(np.zeros((0, 4)), np.zeros(0)))

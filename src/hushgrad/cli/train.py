@@ -182,18 +182,17 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     display = Display(mechanism)
     display.introduce(recipe.name, directory)
     try:
-        with display:
-            run = train(
-                recipe.loss,
-                recipe.init(start),
-                data.train,
-                mechanism,
-                optimizer=optax.sgd(learning_rate),
-                directory=directory,
-                budget=settings.opened_budget(),
-                seed=settings.seed,
-                callback=display,
-            )
+        run = train(
+            recipe.loss,
+            recipe.init(start),
+            data.train,
+            mechanism,
+            optimizer=optax.sgd(learning_rate),
+            directory=directory,
+            budget=settings.opened_budget(),
+            seed=settings.seed,
+            callback=display.bar,
+        )
     except KeyboardInterrupt as interrupted:
         typer.echo(str(interrupted) or "interrupted; the same command goes on", err=True)
         raise typer.Exit(_INTERRUPTED) from None

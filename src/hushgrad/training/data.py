@@ -77,7 +77,8 @@ def prepare(data: Any, mechanism: Guarantee) -> Source:
 def _source(data: Any) -> Source:
     if isinstance(data, Columns):
         return _ColumnSource(data)
-    plain = isinstance(data, np.ndarray | tuple | list | Mapping | jax.Array)
+    # Tables and tensors have items too, but are arrays.
+    plain = isinstance(data, tuple | list | Mapping) or hasattr(data, "__array__")
     if not plain and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return _ItemSource(data)
     return _ArraySource(data)
@@ -123,7 +124,13 @@ class _ItemSource(Source):
         if not self.size:
             raise InputError("data is empty: pass a source with at least one example")
         self.content = np.array([self.size])
-        self.rows(np.zeros(1, np.int64), np.random.default_rng(0))  # or an error
+        try:
+            self.rows(np.zeros(1, np.int64), np.random.default_rng(0))
+        except (LookupError, TypeError) as error:
+            raise DataError(
+                f"data[0] cannot be read ({type(error).__name__}: {error}); data must be arrays, "
+                "or have an example for every number from 0 to len(data) - 1"
+            ) from error
 
     def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
         # A row that fills up a block, or is drawn by many, is read once.
