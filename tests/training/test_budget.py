@@ -129,6 +129,31 @@ def test_a_run_that_goes_on_holds_what_it_held(budget, url, name):
     other.disconnect()
 
 
+def test_nobody_lowers_what_another_charged(budget, url, name):
+    """Two processes with copies of one run: the lower charge comes last, and does not count."""
+    first = budget.reserve(M, "a")
+    other = hg.Budget(name, url=url)
+    second = other.reserve(M, "a")  # sees nothing charged yet
+    first.charge(6)
+    charged = first.charged
+    second.charge(2)
+    assert budget.runs[0].charged == charged >= 6
+    second.finish(3)
+    assert budget.runs[0].charged == charged
+    assert budget.epsilon_held == M.epsilon(steps=charged)
+    other.disconnect()
+
+
+def test_what_a_dead_process_charged_stays_charged(budget, url, name):
+    budget.reserve(M, "a").charge(7)
+    charged = budget.runs[0].charged
+    other = hg.Budget(name, url=url)
+    again = other.reserve(M, "a")
+    again.finish(5)
+    assert other.runs[0].charged == charged >= 7
+    other.disconnect()
+
+
 def test_opening_a_budget_that_is_there(budget, url, name):
     again = hg.Budget(name, TOTAL, url=url)
     assert (again.epsilon, again.delta, again.unit) == (TOTAL, 1e-3, "example")

@@ -38,6 +38,8 @@ class Reservation:
         self.budget, self.run, self._mechanism = budget, run, mechanism
         self._journal_write, self._found = write, found
         self._ahead, self._last = 1, -math.inf
+        # What others charged, such as a process that died, is not this one's to give back.
+        self._floor = self._own = self.charged
 
     @property
     def charged(self) -> int:
@@ -61,15 +63,14 @@ class Reservation:
         self._last = now
         through = min(self._mechanism.steps, steps - 1 + self._ahead)
         self._write("charge", through)
+        self._own = through
 
     def finish(self, steps: int) -> None:
-        """Ends the run after so many steps: what was not spent is given back."""
+        """Ends the run after so many steps: what was charged ahead is given back."""
         if self._found(self.run).status == "open":
             self._write("finish", steps)
 
     def _write(self, kind: str, steps: int) -> None:
-        event = to_plain(self._mechanism.after(steps).event)
-
         def rows() -> list[Row]:
             run = self._found(self.run)
             if run.status != "open":
@@ -79,9 +80,13 @@ class Reservation:
                     f"run {self.run!r} was closed in budget {self.budget!r}: it may release "
                     "nothing more"
                 )
+            # Somebody else's charge, from a copy of the run's directory, is never lowered.
+            alone = kind == "finish" and run.charged == self._own
+            through = max(steps, self._floor if alone else run.charged)
             spent: list[Row] = []
-            if run.charged != steps:
-                spent = [("charge", {"run": self.run, "steps": steps, "event": event})]
+            if run.charged != through:
+                event = to_plain(self._mechanism.after(through).event)
+                spent = [("charge", {"run": self.run, "steps": through, "event": event})]
             return [*spent, ("finish", {"run": self.run})] if kind == "finish" else spent
 
         self._journal_write(rows)
