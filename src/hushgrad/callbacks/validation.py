@@ -32,6 +32,7 @@ class Validation:
 
     Args:
       score: parameters -> number, larger is better. Of the moving average, if one is kept.
+        It must not look at the training data, whose scores would carry no noise.
       public: the validation set is public.
       every: steps between two scores; the last step is always scored.
       patience: the run ends when so many scores in a row were no better; never by default.
