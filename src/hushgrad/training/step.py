@@ -168,6 +168,7 @@ def release(
     return State(params, optimizer_state, noise_state, norm, kept)
 
 
+@functools.partial(jax.jit, static_argnames="average")
 def averaged(state: State, average: float) -> PyTree[Array]:
     """The moving average of the parameters after each step, without the zeros it began with."""
     assert isinstance(state.average, optax.EmaState)
