@@ -25,7 +25,7 @@ from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
 from hushgrad.sampling import SAMPLERS, Poisson, Sampler
 
-__all__ = ["Guarantee", "Mechanism", "dp_sgd"]
+__all__ = ["Guarantee", "Mechanism", "Plan", "dp_sgd", "group_of"]
 
 _GROUP = re.compile(r"group of ([1-9][0-9]*)")
 
@@ -36,12 +36,12 @@ class Guarantee(abc.ABC):
     Attributes:
       delta: at which epsilon is stated unless another is asked for.
       steps: number of noisy releases in all.
-      phases: what runs, one after the other.
+      unit: whose presence is hidden.
     """
 
     delta: float
     steps: int
-    phases: tuple[Mechanism, ...]
+    unit: str
 
     @property
     @abc.abstractmethod
@@ -52,10 +52,6 @@ class Guarantee(abc.ABC):
     @abc.abstractmethod
     def neighbouring_relation(self) -> str:
         """What may differ between two data sets that nobody can tell apart."""
-
-    @abc.abstractmethod
-    def at(self, step: int) -> tuple[Mechanism, int]:
-        """The phase that a step belongs to, and the number of that phase's first step."""
 
     @abc.abstractmethod
     def after(self, steps: int | None) -> Guarantee:
@@ -90,6 +86,24 @@ class Guarantee(abc.ABC):
         """The least false negatives of any membership attack, by its false positives."""
         return accounting.trade_off(self, false_positives)
 
+
+class Plan(Guarantee):
+    """What `hg.train` can run, step by step.
+
+    Attributes:
+      phases: what runs, one after the other.
+    """
+
+    phases: tuple[Mechanism, ...]
+
+    @abc.abstractmethod
+    def at(self, step: int) -> tuple[Mechanism, int]:
+        """The phase that a step belongs to, and the number of that phase's first step."""
+
+    @abc.abstractmethod
+    def after(self, steps: int | None) -> Plan:
+        """The same, stopped after so many steps."""
+
     def statement(
         self, *, max_examples_per_user: int | None = None, microbatching: bool = False
     ) -> str:
@@ -106,7 +120,7 @@ class Guarantee(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mechanism(Guarantee):
+class Mechanism(Plan):
     """DP-SGD as plain immutable data; made by `hushgrad.dp_sgd`.
 
     Attributes:
@@ -141,7 +155,7 @@ class Mechanism(Guarantee):
         positive("noise_multiplier", self.noise_multiplier)
         whole("steps", self.steps, at_least=0)
         fraction("delta", self.delta)
-        released(self.sampling, self.examples, 1.0, 0, _group(self.unit))  # or an error
+        released(self.sampling, self.examples, 1.0, 0, group_of(self.unit))  # or an error
         self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
 
     @property
@@ -171,7 +185,7 @@ class Mechanism(Guarantee):
     @property
     def group(self) -> int:
         """How many rows the unit has at most."""
-        return _group(self.unit)
+        return group_of(self.unit)
 
     @property
     def phases(self) -> tuple[Mechanism, ...]:
@@ -298,7 +312,12 @@ def _drawn(sampling: type[Sampler] | Sampler, examples: int, batch_size: int) ->
     return sampling
 
 
-def _group(unit: Any) -> int:
+def group_of(unit: Any) -> int:
+    """How many rows a unit has at most.
+
+    Raises:
+      InputError: if it is none.
+    """
     if unit in ("example", "user"):
         return 1
     found = _GROUP.fullmatch(unit) if isinstance(unit, str) else None
@@ -342,7 +361,7 @@ def _noise(
         )
     if noise_multiplier is not None:
         return positive("noise_multiplier", noise_multiplier)
-    group = _group(unit)
+    group = group_of(unit)
     return accounting.smallest_noise(
         lambda z: released(sampling, examples, z, steps, group),
         positive("epsilon", epsilon),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, PyTree
 
 from hushgrad._check import positive
 from hushgrad.errors import InputError
-from hushgrad.mechanism import Guarantee
+from hushgrad.mechanism import Plan
 
 __all__ = ["dp_adam"]
 
@@ -24,7 +24,7 @@ class _State(NamedTuple):
 
 def dp_adam(
     learning_rate: optax.ScalarOrSchedule,
-    mechanism: Guarantee,
+    mechanism: Plan,
     *,
     b1: float = 0.9,
     b2: float = 0.999,
@@ -86,9 +86,9 @@ def _init(params: PyTree[Array]) -> _State:
     return _State(jnp.zeros((), jnp.int32), zeros, zeros)
 
 
-def _variance(mechanism: Guarantee) -> float:
+def _variance(mechanism: Plan) -> float:
     """Of the noise on one coordinate of the mean gradient."""
-    if not isinstance(mechanism, Guarantee):
+    if not isinstance(mechanism, Plan):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
     found = {m.noise_stddev / m.batch_size for m in mechanism.phases}
     moves = any(m.clip.init() is not None for m in mechanism.phases)

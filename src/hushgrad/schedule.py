@@ -14,13 +14,13 @@ from hushgrad import accounting
 from hushgrad._check import positive, whole
 from hushgrad.costs import released
 from hushgrad.errors import InputError
-from hushgrad.mechanism import Guarantee, Mechanism
+from hushgrad.mechanism import Mechanism, Plan
 
 __all__ = ["Schedule", "schedule"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule(Guarantee):
+class Schedule(Plan):
     """A run in phases; made by `hushgrad.schedule`.
 
     Attributes:

@@ -10,6 +10,7 @@ from tensorboardX.proto import event_pb2
 
 import hushgrad as hg
 from hushgrad.errors import InputError
+from hushgrad.training.checkpoint import Checkpoints
 from hushgrad.training.secret import RunSecret
 
 SCORES = {2: 0.1, 4: 0.5, 6: 0.3, 8: 0.5, 10: 0.2, 12: 0.4}
@@ -206,6 +207,23 @@ def test_the_secret_is_in_its_file_alone(train, tmp_path):
         for secret_bytes in known:
             for form in (secret_bytes, secret_bytes.hex().encode(), secret_bytes[:16]):
                 assert form not in content, path
+
+
+def test_no_step_is_left_untold_by_a_crash_at_a_checkpoint(train, monkeypatch):
+    """Killed just when a checkpoint is on disk: the step before it was told already."""
+    told, save = [], Checkpoints.save
+
+    def saved_then_killed(self, step, state):
+        save(self, step, state)
+        if step == 12 and not told.count("killed"):
+            told.append("killed")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", saved_then_killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(callback=lambda p: told.append(p.step))
+    train(callback=lambda p: told.append(p.step))
+    assert {step for step in told if step != "killed"} == set(range(1, 13))
 
 
 def test_several_callbacks_in_turn(train):

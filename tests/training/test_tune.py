@@ -171,6 +171,24 @@ def test_a_trial_must_use_what_is_accounted_for(tune, params, data):
         tune(trial=lambda *_: None)
 
 
+def test_a_trial_for_another_unit(tune):
+    """Examples are clipped one by one there; that promises nothing to users."""
+    with pytest.raises(InputError, match="trial must train with the mechanism"):
+        tune(mechanism=mechanism(unit="user"))
+
+
+def test_a_selection_is_no_run_and_has_no_run_s_statement(params, data, tmp_path):
+    """What one of its runs promises is less than what all of them cost."""
+    s = hg.Selection(mechanism(), 6.0)
+    assert not hasattr(s, "statement")
+    assert s.unit == "example"
+    assert s.delta_at(s.epsilon()) == pytest.approx(s.delta, rel=1e-3)
+    with pytest.raises(InputError, match="mechanism must come from"):
+        hg.train(loss, params, data, s, optimizer=optax.sgd(0.1), directory=tmp_path / "run")
+    with pytest.raises(InputError, match="mechanism must come from"):
+        hg.Selection(s, 6.0)
+
+
 def test_another_tuning_in_its_place(tune):
     tune()
     for changed in ({"mean": 7.0}, {"candidates": RATES[:2]}, {"seed": None}):

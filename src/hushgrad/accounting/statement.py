@@ -19,7 +19,7 @@ from hushgrad.accounting.profile import advantage, posterior
 from hushgrad.errors import InputError
 
 if TYPE_CHECKING:
-    from hushgrad.mechanism import Guarantee, Mechanism
+    from hushgrad.mechanism import Mechanism, Plan
 
 __all__ = ["statement", "statement_facts"]
 
@@ -31,7 +31,7 @@ _TOLD = 5
 
 
 def statement(
-    mechanism: Guarantee,
+    mechanism: Plan,
     *,
     steps: int | None = None,
     seeded: bool = False,
@@ -78,7 +78,7 @@ def statement(
 
 
 def statement_facts(
-    mechanism: Guarantee,
+    mechanism: Plan,
     *,
     steps: int | None = None,
     seeded: bool = False,
@@ -180,7 +180,7 @@ def _advantage(event: dp_accounting.DpEvent, relation: str) -> float:
         return 1 - _FALSE_POSITIVE
 
 
-def _ran(mechanism: Guarantee, facts: dict[str, Any]) -> str:
+def _ran(mechanism: Plan, facts: dict[str, Any]) -> str:
     phases = mechanism.phases
     whose = "users" if facts["unit"] == "user" else "examples"
     head = f"DP-SGD over {phases[0].examples:,} {whose}: "

@@ -320,7 +320,7 @@ class Budget:
     def _suits(self, mechanism: Guarantee) -> None:
         if not isinstance(mechanism, Guarantee):
             raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
-        relation, unit = mechanism.neighbouring_relation, mechanism.phases[0].unit
+        relation, unit = mechanism.neighbouring_relation, mechanism.unit
         if relation not in _COVERED[self.neighbouring_relation]:
             raise BudgetError(
                 f"budget {self.name!r} is for {self.neighbouring_relation} and cannot hold a "

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from hushgrad.datasets import Columns
 from hushgrad.errors import DataError, InputError
-from hushgrad.mechanism import Guarantee
+from hushgrad.mechanism import Plan
 from hushgrad.sampling import Users
 from hushgrad.training.secret import RunSecret
 
@@ -46,7 +46,7 @@ class Source(abc.ABC):
         return loss
 
 
-def prepare(data: Any, mechanism: Guarantee) -> Source:
+def prepare(data: Any, mechanism: Plan) -> Source:
     """The source of a run's data, checked as far as that is possible without reading all.
 
     Args:
@@ -58,10 +58,10 @@ def prepare(data: Any, mechanism: Guarantee) -> Source:
       DataError: if arrays differ in length, are not numbers, or labels are NaN.
     """
     users = isinstance(data, Users)
-    if users != (mechanism.phases[0].unit == "user"):
+    if users != (mechanism.unit == "user"):
         raise InputError(
             "a mechanism with unit='user' trains on hg.sampling.Users(user_ids, data, ...), and "
-            f"no other does, got unit={mechanism.phases[0].unit!r} and {type(data).__name__}"
+            f"no other does, got unit={mechanism.unit!r} and {type(data).__name__}"
         )
     source = _UserSource(data) if users else _source(data)
     examples = mechanism.phases[0].examples

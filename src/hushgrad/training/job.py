@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from hushgrad.gradients import clipped_grad
-from hushgrad.mechanism import Guarantee, Mechanism
+from hushgrad.mechanism import Mechanism, Plan
 from hushgrad.sampling import blocks
 from hushgrad.training.data import Source
 from hushgrad.training.feed import ahead
@@ -57,7 +57,7 @@ class Job:
     def __init__(
         self,
         loss: Callable[..., Any],
-        mechanism: Guarantee,
+        mechanism: Plan,
         optimizer: optax.GradientTransformation,
         source: Source,
         block_size: int,

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from hushgrad.errors import InputError, ResumeError
-from hushgrad.mechanism import Guarantee
+from hushgrad.mechanism import Plan
 from hushgrad.training import identity
 from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digest
@@ -42,7 +42,7 @@ def train(
     loss: Callable[..., Any],
     params: PyTree[ArrayLike],
     data: Any,
-    mechanism: Guarantee,
+    mechanism: Plan,
     *,
     optimizer: optax.GradientTransformation,
     directory: str | Path,
@@ -190,15 +190,15 @@ class _Running:
                     continue
                 self._charge(part.step, part.mark)
                 state, step = self.job.released(state, sums, secret, part.step), part.step + 1
-                due = step % self._every == 0
-                if due or step == total:
-                    self._save(state, step)
                 try:
+                    # Before the checkpoint, or a crash between them would leave the step untold.
                     self._tell(state, step, sums)
                 except StopTraining:
                     return state, step
-                if interrupted() and step < total:
+                stopped = interrupted() and step < total
+                if stopped or step % self._every == 0:
                     self._save(state, step)
+                if stopped:
                     raise Interrupted(self._where(step))
                 sums = None
         return state, step
@@ -244,7 +244,7 @@ def _callbacks(callback: Any) -> list[Callback]:
 
 
 def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
-    if not isinstance(mechanism, Guarantee):
+    if not isinstance(mechanism, Plan):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
     if not mechanism.steps:
         raise InputError(f"mechanism must have a step to make, got {mechanism!r}")
@@ -357,7 +357,7 @@ def _check_finite(state: State, step: int) -> None:
         )
 
 
-def _block_size(mechanism: Guarantee, found: tuple[str, Identity] | None) -> int:
+def _block_size(mechanism: Plan, found: tuple[str, Identity] | None) -> int:
     """Rows per block where the user does not say: those of the run that is found."""
     if found is not None:
         return found[1].block_size

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from hushgrad import accounting
 from hushgrad.errors import InputError
-from hushgrad.mechanism import Guarantee
+from hushgrad.mechanism import Plan
 from hushgrad.training.step import Sums
 
 __all__ = ["Progress", "Run", "StopTraining"]
@@ -42,7 +42,7 @@ class Run:
     """
 
     params: PyTree[Array]
-    mechanism: Guarantee
+    mechanism: Plan
     steps: int
     directory: Path
     seeded: bool
@@ -123,7 +123,7 @@ class Progress:
     """
 
     step: int
-    mechanism: Guarantee
+    mechanism: Plan
     params: PyTree[Array]
     norm: Float[Array, ""] | None
     unprotected_sums: Sums

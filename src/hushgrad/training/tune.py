@@ -19,7 +19,7 @@ from scipy import optimize
 from hushgrad import accounting
 from hushgrad._check import positive
 from hushgrad.errors import InputError, ResumeError
-from hushgrad.mechanism import Guarantee, Mechanism
+from hushgrad.mechanism import Guarantee, Plan
 from hushgrad.training.budget import Budget
 from hushgrad.training.directory import RunDirectory
 from hushgrad.training.run import Run
@@ -43,12 +43,12 @@ class Selection(Guarantee):
       shape: of the distribution, zero or more.
     """
 
-    mechanism: Guarantee
+    mechanism: Plan
     mean: float
     shape: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mechanism, Guarantee) or isinstance(self.mechanism, Selection):
+        if not isinstance(self.mechanism, Plan):
             raise InputError(f"mechanism must come from hg.dp_sgd(...), got {self.mechanism!r}")
         if positive("mean", self.mean) <= 1:
             raise InputError(f"mean must be above 1 run, got {self.mean!r}")
@@ -67,9 +67,9 @@ class Selection(Guarantee):
         return 1
 
     @property
-    def phases(self) -> tuple[Mechanism, ...]:
-        """Of every single run."""
-        return self.mechanism.phases
+    def unit(self) -> str:
+        """That of the mechanism."""
+        return self.mechanism.unit
 
     @property
     def neighbouring_relation(self) -> str:
@@ -91,10 +91,6 @@ class Selection(Guarantee):
         )
         return float(root.root)
 
-    def at(self, step: int) -> tuple[Mechanism, int]:
-        """The phase of a single run that a step belongs to."""
-        return self.mechanism.at(step)
-
     def after(self, steps: int | None) -> Guarantee:
         """Itself, or nothing at all: there is one release."""
         return self.mechanism.after(0) if steps == 0 else self
@@ -109,6 +105,10 @@ class Selection(Guarantee):
     ) -> float:
         """Upper bound on epsilon, by Renyi divergences: no tight bound is known."""
         return super().epsilon(delta, accountant, steps=steps)
+
+    def delta_at(self, epsilon: float, accountant: str = "rdp") -> float:
+        """Upper bound on delta at `epsilon`, likewise."""
+        return super().delta_at(epsilon, accountant)
 
     def draw(self, rng: np.random.Generator) -> int:
         """A number of runs; it is as secret as the noise."""
@@ -170,7 +170,7 @@ def tune(
     trial: Callable[[Any, Path, int | None], Run],
     candidates: Sequence[Any],
     score: Callable[[Run], float],
-    mechanism: Guarantee,
+    mechanism: Plan,
     *,
     directory: str | Path,
     mean: float = 10.0,
@@ -235,11 +235,11 @@ def _listed(candidates: Sequence[Any]) -> list[Any]:
     return list(candidates)
 
 
-def _check(run: Any, mechanism: Guarantee) -> None:
+def _check(run: Any, mechanism: Plan) -> None:
     if not isinstance(run, Run):
         raise InputError(f"trial must return what hg.train gives, got {run!r}")
-    same = run.mechanism.event == mechanism.event and run.steps <= mechanism.steps
-    if not same or run.mechanism.neighbouring_relation != mechanism.neighbouring_relation:
+    here, there = ((m.event, m.neighbouring_relation, m.unit) for m in (mechanism, run.mechanism))
+    if here != there or run.steps > mechanism.steps:
         raise InputError(
             "trial must train with the mechanism that is accounted for, or one of the same cost, "
             f"got {run.mechanism!r}"
