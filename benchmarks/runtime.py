@@ -57,7 +57,9 @@ def steps(rounds: int, count: int, folder: Path) -> dict[str, float]:
         examples=_EXAMPLES, batch_size=_BATCH, steps=count, delta=1e-6, noise_multiplier=1.1
     )
     params, options = recipes.mnist.init(0), hg.Options(block_size=64)
-    bare = _Bare(Job(recipes.mnist.loss, m, _OPTIMIZER, prepare(data, m), 64, options), params)
+    bare = _Bare(
+        Job(recipes.mnist.loss, m, _OPTIMIZER, prepare(data, m, options), 64, options), params
+    )
     bare()  # compiles
 
     def whole(number: int) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import optax
 
 import hushgrad as hg
@@ -28,3 +29,22 @@ def mechanism(**changes: Any) -> hg.Mechanism:
         "noise_multiplier": 1.0,
     }
     return hg.dp_sgd(**{**settings, **changes})
+
+
+def flat(run):
+    return np.concatenate([np.ravel(run.params[name]) for name in ("w", "b")])
+
+
+class Items:
+    """A torch-style data set: one example at a time."""
+
+    def __init__(self, x, y):
+        self.x, self.y, self.read = x, y, []
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        assert isinstance(i, int)
+        self.read.append(i)
+        return self.x[i], float(self.y[i])

@@ -3,37 +3,21 @@
 import threading
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jobs import EXAMPLES, WIDTH, Stop, loss, mechanism
+from jobs import EXAMPLES, WIDTH, Items, Stop, flat, loss, mechanism
 
 import hushgrad as hg
 from hushgrad.errors import DataError, InputError, ResumeError
 from hushgrad.training.data import prepare
 from hushgrad.training.feed import ahead
-
-
-def flat(run):
-    return np.concatenate([np.ravel(run.params[name]) for name in ("w", "b")])
-
-
-class Items:
-    """A torch-style data set: one example at a time."""
-
-    def __init__(self, x, y):
-        self.x, self.y, self.read = x, y, []
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        assert isinstance(i, int)
-        self.read.append(i)
-        return self.x[i], float(self.y[i])
+from hushgrad.training.job import Job
+from hushgrad.training.secret import RunSecret
 
 
 class Batched(Items):
@@ -94,7 +78,7 @@ def test_any_source_trains_as_arrays_do(train, data, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_what_is_drawn_is_all_that_is_read(data, tmp_path, kind):
-    source = prepare(SOURCES[kind](data, tmp_path), mechanism())
+    source = prepare(SOURCES[kind](data, tmp_path), mechanism(), hg.Options())
     rows = np.array([5, 59, 0, 5, 0, 0])
     x, y = source.rows(rows, np.random.default_rng(0))
     np.testing.assert_array_equal(x, data[0][rows])
@@ -104,7 +88,7 @@ def test_what_is_drawn_is_all_that_is_read(data, tmp_path, kind):
 
 def test_items_are_read_once_for_each_block(data):
     items = Items(*data)
-    source = prepare(items, mechanism())
+    source = prepare(items, mechanism(), hg.Options())
     items.read.clear()
     source.rows(np.array([7, 0, 0, 0, 7]), np.random.default_rng(0))
     assert items.read == [0, 7]
@@ -235,128 +219,6 @@ def test_columns_that_are_wrong(tmp_path, data):
     np.testing.assert_array_equal(nested.take(np.array([1]))[0], [[[5, 6], [7, 8]]])
 
 
-IDS = np.repeat(np.arange(20), 3)
-SOME = np.concatenate([np.arange(20), np.repeat(np.arange(5), 8)])  # 5 have 9, 15 have 1
-
-
-def of_users(**changes):
-    return mechanism(examples=20, batch_size=5, unit="user", **changes)
-
-
-def test_users_are_drawn_and_clipped_as_one(train, data, tmp_path):
-    """Next to no noise, one step: the sum of the drawn users' clipped mean gradients."""
-    from hushgrad.training.secret import RunSecret
-
-    m = of_users(steps=1, noise_multiplier=1e-9)
-    drawn = m.sampling.draw(20, RunSecret.from_seed(3).sampling_generator(0))
-    start = {"w": np.ones(WIDTH, np.float32), "b": np.float32(0)}
-    run = train(
-        data=hg.sampling.Users(IDS, data, max_examples=3),
-        mechanism=m,
-        seed=3,
-        optimizer=optax.sgd(1.0),
-        params=start,
-    )
-    x, y = (a.reshape(20, 3, *a.shape[1:]) for a in data)
-
-    def of_user(params, x, y):
-        return sum(loss(params, x[i], y[i]) for i in range(3)) / 3
-
-    total = hg.clipped_grad(of_user, 1.0)(start, x[drawn], y[drawn]).grads
-    for name in start:
-        np.testing.assert_allclose(
-            run.params[name], start[name] - np.asarray(total[name]) / 5, atol=1e-5
-        )
-    assert "any one user, with all their data" in " ".join(run.statement().split())
-
-
-def test_whoever_has_few_examples_counts_no_less_and_nobodys_example_twice(data):
-    users = hg.sampling.Users(SOME, data, max_examples=4)
-    assert (len(users), users.examples) == (20, 60)
-    rows, mask = users.members(np.arange(20), np.random.default_rng(0))
-    assert rows.shape == mask.shape == (20, 4)
-    np.testing.assert_array_equal(mask.sum(axis=1), [4] * 5 + [1] * 15)
-    for user in range(20):
-        own = rows[user][mask[user]]
-        assert len(set(own)) == len(own)
-        assert set(rows[user]) <= set(np.flatnonzero(user == SOME))
-
-
-def test_which_examples_are_taken_changes_from_step_to_step(data):
-    """400 draws of 4 in 9: each 178 times, deviation 10; five and a half of them."""
-    users = hg.sampling.Users(SOME, data, max_examples=4)
-    rng, counts = np.random.default_rng(1), np.zeros(60)
-    for _ in range(400):
-        rows, mask = users.members(np.array([0]), rng)
-        counts[rows[mask]] += 1
-    own = SOME == 0
-    assert abs(counts[own] - 400 * 4 / 9).max() < 55
-    assert not counts[~own].any()
-
-
-def test_what_fills_up_does_not_weigh(train, data, tmp_path):
-    """One example each, in places for one or for six: the same run."""
-    ids = np.arange(60)
-    m = mechanism(unit="user")
-    runs = [
-        train(
-            data=hg.sampling.Users(ids, data, max_examples=most),
-            mechanism=m,
-            seed=3,
-            directory=tmp_path / str(most),
-        )
-        for most in (1, 6)
-    ]
-    np.testing.assert_allclose(flat(runs[0]), flat(runs[1]), rtol=1e-4, atol=1e-5)
-    plain = train(seed=3, directory=tmp_path / "plain")
-    np.testing.assert_allclose(flat(runs[0]), flat(plain), rtol=1e-4, atol=1e-5)
-
-
-def test_users_of_items_go_on_where_they_stopped(train, data, tmp_path):
-    def users():
-        return hg.sampling.Users([f"u{i}" for i in SOME], Items(*data), max_examples=4)
-
-    whole = train(data=users(), mechanism=of_users(), seed=3, directory=tmp_path / "whole")
-    with pytest.raises(Stop):
-        train(data=users(), mechanism=of_users(), seed=3, stop_after=7)
-    again = train(data=users(), mechanism=of_users(), seed=3)
-    np.testing.assert_array_equal(flat(again), flat(whole))
-
-
-def test_other_users_of_the_same_data_are_refused(train, data):
-    with pytest.raises(Stop):
-        train(data=hg.sampling.Users(IDS, data, max_examples=3), mechanism=of_users(), stop_after=6)
-    moved = np.roll(IDS, 1)
-    with pytest.raises(ResumeError, match="other data"):
-        train(data=hg.sampling.Users(moved, data, max_examples=3), mechanism=of_users())
-
-
-def test_users_and_their_mechanism_belong_together(train, data):
-    users = hg.sampling.Users(IDS, data, max_examples=3)
-    for changes in ({"data": users}, {"mechanism": mechanism(unit="user")}):
-        with pytest.raises(InputError, match="unit='user' trains on"):
-            train(**changes)
-    with pytest.raises(InputError, match="data has 20 users, but the mechanism accounts for 60"):
-        train(data=users, mechanism=mechanism(unit="user"))
-    with pytest.raises(DataError, match="user_ids has 59 entries for 60 rows"):
-        train(data=hg.sampling.Users(IDS[:-1], data, max_examples=3), mechanism=of_users())
-
-
-@pytest.mark.parametrize(
-    ("ids", "most", "kind", "told"),
-    [
-        (np.zeros((3, 2)), 3, DataError, "one entry per example"),
-        ([], 3, DataError, "one entry per example"),
-        ([1.0, np.nan], 3, DataError, "none of them missing"),
-        (["a", None], 3, DataError, "none of them missing"),
-        ([1, 2], 0, InputError, "max_examples must be a whole number"),
-    ],
-)
-def test_users_that_are_none(data, ids, most, kind, told):
-    with pytest.raises(kind, match=told):
-        hg.sampling.Users(ids, data, max_examples=most)
-
-
 def test_reading_ahead_keeps_order_and_does_not_run_away():
     made = []
 
@@ -412,8 +274,6 @@ def test_augmented_examples_are_averaged_before_the_clip(train, data, tmp_path):
 
 
 def test_every_example_and_step_has_its_own_chance(train, data, tmp_path):
-    import jax
-
     def noisy(key, x, y):
         return x + 0.1 * jax.random.normal(key, x.shape), y
 
@@ -431,12 +291,9 @@ def test_every_example_and_step_has_its_own_chance(train, data, tmp_path):
         directory=tmp_path / "again",
     )
     np.testing.assert_array_equal(flat(again), flat(runs[1]))
-    source = prepare(data, mechanism())
-    from hushgrad.training.job import Job
-
-    job = Job(loss, mechanism(), optax.sgd(0.1), source, 8, hg.Options(augment=noisy))
-    from hushgrad.training.secret import RunSecret
-
+    options = hg.Options(augment=noisy)
+    source = prepare(data, mechanism(), options)
+    job = Job(loss, mechanism(), optax.sgd(0.1), source, 8, options)
     words = [part.batch[0] for part in job.parts(RunSecret.from_seed(1), 0)]
     every = np.concatenate(words)
     assert len(np.unique(every, axis=0)) == len(every)
@@ -493,4 +350,3 @@ def test_a_billion_examples_cost_a_batch(tmp_path):
     start = {"w": np.ones(WIDTH, np.float32), "b": np.float32(0)}
     run = hg.train(loss, start, Endless(), m, optimizer=optax.sgd(0.1), directory=tmp_path / "r")
     assert run.steps == 3
-    assert EXAMPLES < 10**9

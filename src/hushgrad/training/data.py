@@ -15,6 +15,7 @@ from hushgrad.datasets import Columns
 from hushgrad.errors import DataError, InputError
 from hushgrad.mechanism import Plan
 from hushgrad.sampling import Users
+from hushgrad.training.options import Options
 from hushgrad.training.secret import RunSecret
 
 __all__ = ["Source", "fingerprint", "prepare"]
@@ -46,12 +47,13 @@ class Source(abc.ABC):
         return loss
 
 
-def prepare(data: Any, mechanism: Plan) -> Source:
+def prepare(data: Any, mechanism: Plan, options: Options) -> Source:
     """The source of a run's data, checked as far as that is possible without reading all.
 
     Args:
       data: arrays or pytrees of them, anything with a length and items, or users.
       mechanism: says how many units there must be, and whether they are users.
+      options: of the run: how examples are varied.
 
     Raises:
       InputError: if the units are not as many as the mechanism accounts for, or not those.
@@ -63,7 +65,7 @@ def prepare(data: Any, mechanism: Plan) -> Source:
             "a mechanism with unit='user' trains on hg.sampling.Users(user_ids, data, ...), and "
             f"no other does, got unit={mechanism.unit!r} and {type(data).__name__}"
         )
-    source = _UserSource(data) if users else _source(data)
+    source = _UserSource(data, options) if users else _source(data, options)
     examples = mechanism.phases[0].examples
     if source.size != examples:
         whose = "users" if users else "rows"
@@ -74,7 +76,12 @@ def prepare(data: Any, mechanism: Plan) -> Source:
     return source
 
 
-def _source(data: Any) -> Source:
+def _source(data: Any, options: Options) -> Source:
+    source = _plain_source(data)
+    return source if options.augment is None else _VariedSource(source, options)
+
+
+def _plain_source(data: Any) -> Source:
     if isinstance(data, Columns):
         return _ColumnSource(data)
     # Tables and tensors have items too, but are arrays.
@@ -159,11 +166,43 @@ class _ItemSource(Source):
         return jax.tree.map(lambda leaf: leaf[where], stacked)
 
 
+class _VariedSource(Source):
+    """Examples of another source, each with two words of chance to vary it by."""
+
+    def __init__(self, examples: Source, options: Options) -> None:
+        self._examples, self._options = examples, options
+        self.size, self.content, self.hashed = examples.size, examples.content, examples.hashed
+
+    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+        words = rng.integers(0, 2**32, size=(len(rows), 2), dtype=np.uint32)
+        return words, *self._examples.rows(rows, rng)
+
+    def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """The mean over variants of the example."""
+        loss, augment, times = (
+            self._examples.loss(loss),
+            self._options.augment,
+            self._options.multiplicity,
+        )
+        assert augment is not None
+
+        def averaged(params: Any, words: Any, *example: Any) -> Any:
+            keys = jax.random.split(jax.random.wrap_key_data(words, impl="threefry2x32"), times)
+
+            def one(key: Any) -> Any:
+                varied = augment(key, *example)
+                return loss(params, *(varied if isinstance(varied, tuple) else (varied,)))
+
+            return one(keys[0]) if times == 1 else jnp.mean(jax.vmap(one)(keys))
+
+        return averaged
+
+
 class _UserSource(Source):
     """All that users have, so many examples of each at most."""
 
-    def __init__(self, users: Users) -> None:
-        self._users, self._examples = users, _source(users.data)
+    def __init__(self, users: Users, options: Options) -> None:
+        self._users, self._examples = users, _source(users.data, options)
         if self._examples.size != users.examples:
             raise DataError(
                 f"user_ids has {users.examples} entries for {self._examples.size} rows of data; "
@@ -180,6 +219,7 @@ class _UserSource(Source):
 
     def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """The mean over the examples of a user; what fills up is the user's own, left out."""
+        loss = self._examples.loss(loss)
 
         def of_user(params: Any, mask: Any, *examples: Any) -> Any:
             losses = jax.vmap(lambda *example: loss(params, *example))(*examples)

@@ -66,13 +66,11 @@ class Job:
         self.mechanism, self.optimizer = mechanism, optimizer
         self.source, self.block_size, self.options = source, block_size, options
         loss = source.loss(loss)
-        if options.augment is not None:
-            loss = _augmented(loss, options.augment, options.multiplicity)
         self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
         # What is compiled does not depend on how many steps there are.
         self._one = {m: m.after(1) for m in mechanism.phases}
         rows = np.zeros(block_size, np.int64)
-        self._first = self._read(rows, np.random.default_rng(0))
+        self._first = source.rows(rows, np.random.default_rng(0))
         self._mask = np.zeros(block_size, bool)
 
     def parts(self, secret: RunSecret, start: int) -> Generator[Part, None, None]:
@@ -122,37 +120,13 @@ class Job:
             marked = None if self.source.hashed else secret.authenticator()
             pieces = list(blocks(drawn, self.block_size))
             for number, block in enumerate(pieces, start=1):
-                batch, last = self._read(block.rows, rng), number == len(pieces)
+                batch, last = self.source.rows(block.rows, rng), number == len(pieces)
                 if marked is not None:
                     for leaf in (block.rows, *jax.tree.leaves(batch)):
                         marked.update(np.ascontiguousarray(leaf).data)
                 mark = marked.hexdigest() if marked is not None and last else None
                 yield Part(step, last, batch, block.mask, mark)
 
-    def _read(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Any, ...]:
-        batch = self.source.rows(rows, rng)
-        if self.options.augment is None:
-            return batch
-        # Each example has its own source of chance, in every step another.
-        return (rng.integers(0, 2**32, size=(len(rows), 2), dtype=np.uint32), *batch)
-
 
 def _from(secret: RunSecret, first: int, number: int) -> np.random.Generator:
     return secret.sampling_generator(first + number)
-
-
-def _augmented(
-    loss: Callable[..., Any], augment: Callable[..., Any], times: int
-) -> Callable[..., Any]:
-    """The mean loss of some variants of an example, drawn from two words of chance."""
-
-    def averaged(params: Any, words: Any, *example: Any) -> Any:
-        keys = jax.random.split(jax.random.wrap_key_data(words, impl="threefry2x32"), times)
-
-        def one(key: Any) -> Any:
-            varied = augment(key, *example)
-            return loss(params, *(varied if isinstance(varied, tuple) else (varied,)))
-
-        return one(keys[0]) if times == 1 else jnp.mean(jax.vmap(one)(keys))
-
-    return averaged

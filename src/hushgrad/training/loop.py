@@ -89,7 +89,7 @@ def train(
     """
     callbacks, options = _callbacks(callback), options or Options()
     _check(mechanism, optimizer, budget, options)
-    source = prepare(data, mechanism)
+    source = prepare(data, mechanism, options)
     state = initial_state(_arrays(params), mechanism.phases[0], optimizer, options.average)
     folder = RunDirectory(directory)
     with folder.locked():
