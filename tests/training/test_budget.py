@@ -129,16 +129,20 @@ def test_a_run_that_goes_on_holds_what_it_held(budget, url, name):
     other.disconnect()
 
 
-def test_nobody_lowers_what_another_charged(budget, url, name):
-    """Two processes with copies of one run: the lower charge comes last, and does not count."""
-    first = budget.reserve(M, "a")
-    other = hg.Budget(name, url=url)
-    second = other.reserve(M, "a")  # sees nothing charged yet
-    first.charge(6)
+def test_a_copy_of_a_run_takes_over_and_the_other_is_told(budget, url, name):
+    """What the first charged counts; what the second charges is no leave for the first."""
+    first = budget.reserve(M, "a", directory="here")
+    first.charge(3)
     charged = first.charged
-    second.charge(2)
-    assert budget.runs[0].charged == charged >= 6
-    second.finish(3)
+    other = hg.Budget(name, url=url)
+    second = other.reserve(M, "a", directory="there")
+    first.charge(charged)  # was charged before: covered, whoever goes on
+    second.charge(6)
+    assert budget.epsilon_held == ONE  # and so this object knows of all rows
+    for claim in (lambda: first.charge(6), lambda: first.finish(4)):
+        with pytest.raises(BudgetError, match="goes on elsewhere, in 'there'"):
+            claim()
+    second.finish(1)
     assert budget.runs[0].charged == charged
     assert budget.epsilon_held == M.epsilon(steps=charged)
     other.disconnect()

@@ -16,14 +16,15 @@ from hushgrad import accounting
 from hushgrad._check import fraction, positive
 from hushgrad.accounting import ACCOUNTANTS, RELATIONS, from_plain, to_plain
 from hushgrad.errors import BudgetError, InputError, LedgerError
-from hushgrad.mechanism import Guarantee
+from hushgrad.mechanism import Guarantee, group_of
 from hushgrad.training.journal import PATIENCE, Entry, Journal, Row
 from hushgrad.training.reservation import Reservation
 
 __all__ = ["Budget", "BudgetRun", "default_url"]
 
-# Under a budget's relation, mechanisms of these may be composed: a record that is replaced
-# by an empty one is as one removed, and any bound for replacing counts what is asked.
+# Under a budget's relation, mechanisms made for these are composed, each counted under the
+# budget's own: adding a record tells what replacing an empty one would, and under replace-one
+# the accountant counts any of them for a replacement.
 _COVERED = {
     "add-or-remove-one": ("add-or-remove-one",),
     "replace-special": ("add-or-remove-one", "replace-special"),
@@ -51,9 +52,11 @@ class BudgetRun:
       mechanism: what was reserved, as plain data.
       steps: reserved.
       charged: steps that were released, or may have been.
-      event: what it counts for now.
+      reserved: what all its steps cost, as an event.
+      spent: what the steps charged cost.
       opened_at: when it was reserved, in UTC.
       directory: where it runs, as it said itself.
+      holder: who may charge to it: the last that reserved it.
     """
 
     name: str
@@ -61,9 +64,16 @@ class BudgetRun:
     mechanism: dict[str, Any]
     steps: int
     charged: int
-    event: dp_accounting.DpEvent
+    reserved: dp_accounting.DpEvent
+    spent: dp_accounting.DpEvent
     opened_at: str
     directory: str
+    holder: str
+
+    @property
+    def event(self) -> dp_accounting.DpEvent:
+        """What it takes of the budget: all that it reserved while it is open."""
+        return self.reserved if self.status == "open" else self.spent
 
 
 class Budget:
@@ -82,9 +92,11 @@ class Budget:
 
     Formal guarantee: all releases of all runs that name this budget together are
     (`epsilon`, `delta`)-differentially private if no run's mechanism was chosen by what
-    earlier runs released. With accountant="rdp" they are even if it was (Feldman and
-    Zrnic 2021, arXiv 2008.11193); for the tight "pld" that is the usual practice and not
-    a theorem.
+    earlier runs released. Where it was, as when a person looks at one run and then plans
+    the next, sums of Renyi divergences at one order that was fixed beforehand still hold
+    (Feldman and Zrnic 2021, arXiv 2008.11193); the tight "pld", and "rdp" with the order
+    that is best in the end, are the usual practice there and not a theorem. What "pld" does
+    not cover, such as selection by `hg.tune`, is composed by "rdp" with all the rest.
 
     Args:
       name: of the data set's budget.
@@ -121,11 +133,11 @@ class Budget:
         self.name = name
         self._facts: dict[str, Any] | None = None
         self._runs: dict[str, BudgetRun] = {}
-        self._spent: dict[str, dp_accounting.DpEvent] = {}
         self._costs: dict[str, float] = {}
         self.url = default_url() if url is None else url
         asked = _asked(epsilon, delta, neighbouring_relation, unit, accountant)
-        self._journal = Journal(self.url, name, self._absorb, positive("patience", patience))
+        self._patience = positive("patience", patience)
+        self._journal = Journal(self.url, name, self._absorb, self._patience)
         self._journal.refresh()
         if self._facts is None:
             self._journal.write(lambda: self._founding(asked))
@@ -187,7 +199,10 @@ class Budget:
     def reserve(
         self, mechanism: Guarantee, run: str | None = None, *, directory: str = ""
     ) -> Reservation:
-        """Holds what a mechanism costs, or finds what a run of that name holds already.
+        """Holds what a mechanism costs, or takes over what a run of that name holds already.
+
+        From then on whoever held it before, such as a copy of the run's directory, can charge
+        nothing more to it.
 
         Args:
           mechanism: what will run.
@@ -200,7 +215,7 @@ class Budget:
             another mechanism.
         """
         self._suits(mechanism)
-        name, plain = run or uuid.uuid4().hex, mechanism.to_dict()
+        name, plain, holder = run or uuid.uuid4().hex, mechanism.to_dict(), uuid.uuid4().hex
         total = 0.0
 
         def rows() -> list[Row]:
@@ -208,7 +223,9 @@ class Budget:
             found = self._runs.get(name)
             if found is not None:
                 self._continues(found, plain)
-                return []
+                if found.status != "open" or found.holder == holder:
+                    return []
+                return [("attach", {"run": name, "holder": holder, "directory": directory})]
             total = self._cost([*(r.event for r in self._runs.values()), mechanism.event])
             if not total <= self.epsilon:
                 return []
@@ -218,13 +235,15 @@ class Budget:
                 "steps": mechanism.steps,
                 "event": to_plain(mechanism.event),
                 "directory": directory,
+                "holder": holder,
             }
             return [("reserve", content)]
 
         self._journal.write(rows)
         if name not in self._runs:
             raise BudgetError(self._refusal(mechanism, total))
-        return Reservation(self.name, name, mechanism, self._journal.write, self._runs.__getitem__)
+        found = self._runs.__getitem__
+        return Reservation(self.name, name, mechanism, holder, self._journal.write, found)
 
     def close(self, run: str) -> None:
         """Ends a run that died: what it did not charge is given back.
@@ -258,7 +277,7 @@ class Budget:
           LedgerError: if a row was changed, taken out or cut off.
         """
         digests: list[str] = []
-        journal = Journal(self.url, self.name, lambda e: digests.append(e.digest), PATIENCE)
+        journal = Journal(self.url, self.name, lambda e: digests.append(e.digest), self._patience)
         try:
             journal.refresh()
         finally:
@@ -274,7 +293,7 @@ class Budget:
         """All of it as plain data."""
         runs = [
             {
-                **dataclasses.asdict(dataclasses.replace(run, event=dp_accounting.NoOpDpEvent())),
+                **{k: v for k, v in vars(run).items() if k not in ("reserved", "spent", "holder")},
                 "event": to_plain(run.event),
                 "epsilon_alone": self._cost([run.event]),
             }
@@ -396,19 +415,24 @@ class Budget:
                 mechanism=content["mechanism"],
                 steps=content["steps"],
                 charged=0,
-                event=from_plain(content["event"]),
+                reserved=from_plain(content["event"]),
+                spent=dp_accounting.NoOpDpEvent(),
                 opened_at=entry.written_at,
                 directory=content["directory"],
+                holder=content["holder"],
             )
-            self._spent[name] = dp_accounting.NoOpDpEvent()
             return
-        run = self._runs[name]
-        if entry.kind == "charge":
-            self._spent[name] = from_plain(content["event"])
-            self._runs[name] = dataclasses.replace(run, charged=content["steps"])
-        elif entry.kind in ("finish", "close"):
-            status = "finished" if entry.kind == "finish" else "closed"
-            self._runs[name] = dataclasses.replace(run, status=status, event=self._spent[name])
+        self._runs[name] = dataclasses.replace(self._runs[name], **_changes(entry))
+
+
+def _changes(entry: Entry) -> dict[str, Any]:
+    """What a row changes of the run that it names."""
+    content = entry.content
+    if entry.kind == "attach":
+        return {"holder": content["holder"], "directory": content["directory"]}
+    if entry.kind == "charge":
+        return {"charged": content["steps"], "spent": from_plain(content["event"])}
+    return {"status": "finished" if entry.kind == "finish" else "closed"}
 
 
 def _asked(
@@ -429,9 +453,14 @@ def _asked(
     return {
         **{k: None if v is None else checks[k](k, v) for k, v in given.items()},
         "neighbouring_relation": relation,
-        "unit": unit,
+        "unit": None if unit is None else _unit(unit),
         "accountant": accountant,
     }
+
+
+def _unit(unit: Any) -> str:
+    group_of(unit)  # or an error
+    return unit
 
 
 def _shown(url: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from hushgrad.errors import InputError, LedgerError
 
-__all__ = ["PATIENCE", "Entry", "Journal", "entries_of", "journals_in"]
+__all__ = ["PATIENCE", "Entry", "Journal", "Row"]
 
 # How long, in seconds, a database may be locked or gone before a run gives up.
 PATIENCE = 120.0
@@ -122,15 +122,15 @@ class Journal:
         self._engine.dispose()
 
     def _take(self, connection: sa.Connection) -> None:
-        for entry in entries_of(connection, self.name, self._number):
-            if entry.digest != _digest(self.name, self._digest, entry):
-                raise LedgerError(
-                    f"row {entry.number} of {self.name!r} does not follow from the rows before it: "
-                    "somebody changed the ledger; restore it from a backup"
-                )
+        for entry in _entries(connection, self.name, self._number):
             if entry.number != self._number + 1:
                 raise LedgerError(
                     f"rows {self._number + 1} to {entry.number - 1} of {self.name!r} are gone: "
+                    "somebody changed the ledger; restore it from a backup"
+                )
+            if entry.digest != _digest(self.name, self._digest, entry):
+                raise LedgerError(
+                    f"row {entry.number} of {self.name!r} does not follow from the rows before it: "
                     "somebody changed the ledger; restore it from a backup"
                 )
             self._accept(entry)
@@ -149,13 +149,13 @@ class Journal:
         with self._engine.connect() as connection:
             connection = connection.execution_options(writing=True)
             with connection.begin():
-                if connection.dialect.name == "postgresql":
-                    key = int.from_bytes(hashlib.blake2b(self.name.encode()).digest()[:7], "big")
-                    connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": key})
+                _lock(connection, self.name)
                 yield connection
 
     def _create(self) -> None:
         with self._writing() as connection:
+            # The table is all journals': two of them must not make it at once.
+            _lock(connection, "")
             _METADATA.create_all(connection)
 
     def _retrying(self, attempt: Callable[[], None], patience: float | None = None) -> None:
@@ -176,7 +176,14 @@ class Journal:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def entries_of(connection: sa.Connection, name: str, after: int = 0) -> list[Entry]:
+def _lock(connection: sa.Connection, name: str) -> None:
+    """Makes other writers of a journal wait; on SQLite a transaction that writes does."""
+    if connection.dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.blake2b(name.encode()).digest()[:7], "big")
+        connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def _entries(connection: sa.Connection, name: str, after: int = 0) -> list[Entry]:
     """A journal's rows from some number on, as they are written."""
     query = (
         sa.select(_ENTRIES)
@@ -191,26 +198,6 @@ def entries_of(connection: sa.Connection, name: str, after: int = 0) -> list[Ent
             raise LedgerError(f"row {row.number} of {name!r} cannot be read ({error})") from error
         found.append(Entry(row.number, row.kind, content, row.written_at, row.digest))
     return found
-
-
-def journals_in(url: str | sa.URL) -> list[str]:
-    """Names of all journals in a database.
-
-    Raises:
-      InputError, LedgerError: as `Journal` does.
-    """
-    engine = _engine(url)
-    try:
-        _METADATA.create_all(engine)
-        with engine.connect() as connection:
-            query = sa.select(_ENTRIES.c.journal).distinct().order_by(_ENTRIES.c.journal)
-            return list(connection.execute(query).scalars())
-    except DBAPIError as error:
-        raise LedgerError(
-            f"the ledger in {engine.url.render_as_string()} cannot be used: {_first_line(error)}"
-        ) from error
-    finally:
-        engine.dispose()
 
 
 def _chained(name: str, before: str, number: int, kind: str, content: dict[str, Any]) -> Entry:

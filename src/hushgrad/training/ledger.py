@@ -51,11 +51,6 @@ class Ledger:
         """How many steps were charged."""
         return len(self._charged)
 
-    @property
-    def head(self) -> str:
-        """The hash of all that was written."""
-        return self._journal.head
-
     def charge(self, step: int, mark: str | None = None) -> None:
         """Writes, durably, that `step` is being released.
 

@@ -32,14 +32,16 @@ class Reservation:
         budget: str,
         run: str,
         mechanism: Guarantee,
+        holder: str,
         write: Callable[[Callable[[], Iterable[Row]]], None],
         found: Callable[[str], Any],
     ) -> None:
-        self.budget, self.run, self._mechanism = budget, run, mechanism
+        self.budget, self.run, self._mechanism, self._holder = budget, run, mechanism, holder
         self._journal_write, self._found = write, found
         self._ahead, self._last = 1, -math.inf
-        # What others charged, such as a process that died, is not this one's to give back.
-        self._floor = self._own = self.charged
+        # What holders before this one charged, such as a process that died, they may have
+        # released: it is not given back. What others charge later is no leave for this one.
+        self._floor = self._through = self.charged
 
     @property
     def charged(self) -> int:
@@ -53,17 +55,19 @@ class Reservation:
         another machine is not asked for each.
 
         Raises:
-          BudgetError: if the run was closed meanwhile; then nothing may be released.
+          BudgetError: if the run was closed meanwhile, or goes on in another process; then
+            nothing may be released.
           LedgerError: if it cannot be written; likewise.
         """
-        if steps <= self.charged:
+        if steps <= self._through:
             return
         now = time.monotonic()
-        self._ahead = min(_FAR, 2 * self._ahead) if now - self._last < _SELDOM else 1
+        quick = now - self._last < _SELDOM
+        self._ahead = min(_FAR, 2 * self._ahead) if quick else max(1, self._ahead // 2)
         self._last = now
         through = min(self._mechanism.steps, steps - 1 + self._ahead)
         self._write("charge", through)
-        self._own = through
+        self._through = through
 
     def finish(self, steps: int) -> None:
         """Ends the run after so many steps: what was charged ahead is given back."""
@@ -80,9 +84,12 @@ class Reservation:
                     f"run {self.run!r} was closed in budget {self.budget!r}: it may release "
                     "nothing more"
                 )
-            # Somebody else's charge, from a copy of the run's directory, is never lowered.
-            alone = kind == "finish" and run.charged == self._own
-            through = max(steps, self._floor if alone else run.charged)
+            if run.holder != self._holder:
+                raise BudgetError(
+                    f"run {self.run!r} of budget {self.budget!r} goes on elsewhere, in "
+                    f"{run.directory!r}: two copies of one run must not both release"
+                )
+            through = max(steps, self._floor)
             spent: list[Row] = []
             if run.charged != through:
                 event = to_plain(self._mechanism.after(through).event)
