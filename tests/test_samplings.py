@@ -26,6 +26,7 @@ SAMPLED = {
         "add-or-remove-one",
         dpa.SelfComposedDpEvent(dpa.TruncatedSubsampledGaussianDpEvent(1000, 0.05, CUT, 2.0), 21),
     ),
+    hg.sampling.Stream: ("replace-special", accounting.poisson_gaussian(1.0, 2.0, 21)),
     # A cycle of two: eleven of the 21 steps may draw an example, each with twice the rate.
     hg.sampling.CyclicPoisson: ("replace-special", accounting.poisson_gaussian(0.1, 2.0, 11)),
 }

@@ -9,6 +9,9 @@ print(run.statement())
 ```
 """
 
+import importlib
+from typing import Any
+
 from hushgrad import accounting, callbacks, clip, datasets, errors, noise, optimizers, sampling
 from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
@@ -53,3 +56,12 @@ __all__ = [
     "train",
     "tune",
 ]
+
+# Faces that need more than hushgrad itself does, imported when they are asked for.
+_FACES = ("keras",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FACES:
+        return importlib.import_module(f"hushgrad.{name}")
+    raise AttributeError(f"module 'hushgrad' has no attribute {name!r}")

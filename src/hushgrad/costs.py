@@ -18,6 +18,7 @@ from hushgrad.sampling import (
     Poisson,
     Sampler,
     Shuffle,
+    Stream,
     TruncatedPoisson,
 )
 
@@ -108,6 +109,14 @@ def _(
     """A group may fall into one batch of every pass, which is its worst."""
     passes = -(-steps // sampling.per_epoch(examples))
     return poisson_gaussian(1.0, noise_multiplier / group, passes)
+
+
+@released.register
+def _(
+    sampling: Stream, examples: int, noise_multiplier: float, steps: int, group: int
+) -> dp_accounting.DpEvent:
+    """A group may be in every batch together."""
+    return poisson_gaussian(1.0, noise_multiplier / group, steps)
 
 
 def _single(sampling: Sampler, group: int) -> None:

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dp_accounting
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from hushgrad import accounting
 from hushgrad._check import fraction, positive, whole
 from hushgrad.clip import Rule, as_rule
+from hushgrad.clip import from_dict as clip_from_dict
 from hushgrad.costs import released
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
@@ -228,6 +229,23 @@ class Mechanism(Plan):
             "steps": self.steps,
             "delta": self.delta,
         }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Mechanism:
+        """The mechanism that `to_dict` wrote."""
+        sampling = dict(plain["sampling"])
+        kind = next(kind for kind in SAMPLERS if kind.kind == sampling["kind"])
+        del sampling["kind"]
+        return cls(
+            examples=plain["examples"],
+            batch_size=plain["batch_size"],
+            sampling=kind(**sampling),
+            clip=clip_from_dict(plain["clip"]),
+            noise_multiplier=plain["noise"]["noise_multiplier"],
+            steps=plain["steps"],
+            delta=plain["delta"],
+            unit=plain["unit"],
+        )
 
     def after(self, steps: int | None) -> Mechanism:
         """The same mechanism, stopped after so many steps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +16,8 @@ from hushgrad.clip.rule import Norm, Rule, in_range, shrink
 from hushgrad.errors import InputError
 
 __all__ = ["PerLayer"]
+
+_NAME = re.compile(r"\['([^']*)'\]")
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -156,9 +159,34 @@ class PerLayer(Rule):
             return {"kind": "per_layer", "total": self._total}
         return {"kind": "per_layer", "norms": {_key(path): norm for path, norm in self._norms}}
 
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> PerLayer:
+        """The rule of what `to_dict` gave, where norms were given by names.
+
+        Raises:
+          InputError: if they were given by positions, which names do not tell.
+        """
+        if "total" in plain:
+            return cls(total=plain["total"])
+        norms: dict[str, Any] = {}
+        for path, norm in plain["norms"].items():
+            *outer, last = _names(path)
+            inside = norms
+            for name in outer:
+                inside = inside.setdefault(name, {})
+            inside[last] = norm
+        return cls(norms)
+
     def __repr__(self) -> str:
         given = repr(self.norms) if self._total is None else f"total={self._total!r}"
         return f"PerLayer({given})"
+
+
+def _names(path: str) -> list[str]:
+    names = _NAME.findall(path)
+    if "".join(f"[{name!r}]" for name in names) != path:
+        raise InputError(f"norms must be given by names to be read again, got {path!r}")
+    return names
 
 
 def _key(path: Any) -> str:

@@ -68,6 +68,11 @@ class Rule(abc.ABC):
     def to_dict(self) -> dict[str, Any]:
         """The rule as plain data for JSON; equal dictionaries mean equal rules."""
 
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Rule:
+        """The rule of what `to_dict` gave, without its kind."""
+        return cls(**plain)
+
     def parts(self, params: PyTree) -> tuple[int, ...]:
         """For each leaf of `params`, in `jax.tree.leaves` order, the number of its part.
 

@@ -67,6 +67,7 @@ class ClippedGrad:
     has_aux: bool = False
     group: int = 1
     memory: int | None = None
+    loss_scale: float = 1.0
 
     @property
     def sensitivity(self) -> float:
@@ -113,12 +114,12 @@ class ClippedGrad:
         keep = batch_mask(mask, size)
         shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in data]
         example = jax.tree.unflatten(structure, shapes)
-        program, aux = traced(self.loss, params, example, self.has_aux)
+        program, aux = traced(self._scaled, params, example, self.has_aux)
         plan = make_plan(program, self.clip.parts(params), self.group)
         coefficients = functools.partial(self.clip.coefficients, norm=self.clip.current(norm))
 
         def one(data: list[Any], keep: Any) -> Clipped:
-            return _sum(plan, coefficients, leaves, data, keep)
+            return _sum(plan, coefficients, leaves, data, keep, self.loss_scale)
 
         chunk = chunk_size(plan, size, self.memory)
         out = one(data, keep) if chunk >= size else in_chunks(one, data, keep, chunk, self.group)
@@ -126,6 +127,20 @@ class ClippedGrad:
             grads=jax.tree.unflatten(treedef, out.grads),
             aux=jax.tree.unflatten(aux, out.aux) if self.has_aux else None,
         )
+
+    @property
+    def _scaled(self) -> Callable[..., Any]:
+        """The loss times its scale."""
+        if self.loss_scale == 1:
+            return self.loss
+
+        def scaled(*arguments: Any) -> Any:
+            out = self.loss(*arguments)
+            if self.has_aux:
+                return out[0] * self.loss_scale, out[1]
+            return out * self.loss_scale
+
+        return scaled
 
 
 def clipped_grad(
@@ -135,6 +150,7 @@ def clipped_grad(
     has_aux: bool = False,
     group: int = 1,
     memory: int | None = None,
+    loss_scale: float = 1.0,
 ) -> ClippedGrad:
     """A function that sums clipped per-example gradients of `loss`.
 
@@ -177,9 +193,12 @@ def clipped_grad(
       group: how many examples, neighbours in the batch, are clipped as one.
       memory: bound on the bytes of intermediate results, as estimated from shapes, kept
         by chunks of the batch; by default about twice what the ordinary gradient needs.
+      loss_scale: what the loss is multiplied by before it is differentiated, so that gradients
+        in float16 do not vanish (Micikevicius et al. 2018, arXiv 1710.03740). All that is
+        returned is of the loss itself. It must not follow from data.
 
     Raises:
-      InputError: if `clip`, `group` or `memory` is not a positive (whole) number.
+      InputError: if `clip`, `group`, `memory` or `loss_scale` is not a positive (whole) number.
     """
     if not callable(loss):
         raise InputError(f"loss must be a function loss(params, *example), got {loss!r}")
@@ -187,7 +206,8 @@ def clipped_grad(
         loss = functools.partial(loss)
     if memory is not None:
         memory = int(positive("memory", memory))
-    return ClippedGrad(loss, as_rule(clip), bool(has_aux), whole("group", group), memory)
+    scale = positive("loss_scale", loss_scale)
+    return ClippedGrad(loss, as_rule(clip), bool(has_aux), whole("group", group), memory, scale)
 
 
 def _sum(
@@ -196,20 +216,22 @@ def _sum(
     leaves: list[Any],
     data: list[Any],
     keep: Bool[Array, " batch"],
+    scale: float,
 ) -> Clipped:
     passed = run_taps(plan, leaves, data, keep)
-    losses, units = passed.losses, keep
+    losses, units = passed.losses / scale, keep
     if plan.group > 1:
         units = jnp.any(keep.reshape(-1, plan.group), axis=1)
         losses = jnp.mean(jnp.where(keep, losses, 0).reshape(-1, plan.group), axis=1)
     squared, slack, built = per_example(plan, leaves, passed.taps, len(units))
+    squared, slack = squared / scale**2, slack / scale**2
     slack = slack + _HEAD_ROOM * _coarsest(leaves) * squared
     # The slack is part of the bound: an example that overflows it is dropped too.
     finite = jnp.all(jnp.isfinite(squared + slack), axis=1)
     coefficients = coefficients_of(squared, slack)
     whole_ones = jnp.all(coefficients >= 1, axis=1) & finite
     coefficients = jnp.where((finite & units)[:, None], coefficients, 0)
-    grads = totals(plan, leaves, passed.taps, built, coefficients, jnp.all(finite))
+    grads = totals(plan, leaves, passed.taps, built, coefficients / scale, jnp.all(finite))
     bits = jnp.where(whole_ones, 0.5, -0.5).astype(squared.dtype)
     return Clipped(
         grads=[

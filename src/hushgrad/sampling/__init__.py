@@ -13,6 +13,7 @@ from hushgrad.sampling.cyclic_poisson import CyclicPoisson
 from hushgrad.sampling.fixed_size import FixedSize
 from hushgrad.sampling.poisson import Poisson
 from hushgrad.sampling.shuffle import Shuffle
+from hushgrad.sampling.stream import Stream
 from hushgrad.sampling.truncated_poisson import TruncatedPoisson
 from hushgrad.sampling.users import Users
 
@@ -25,10 +26,11 @@ __all__ = [
     "Poisson",
     "Sampler",
     "Shuffle",
+    "Stream",
     "TruncatedPoisson",
     "Users",
     "blocks",
 ]
 
-Sampler = Poisson | TruncatedPoisson | CyclicPoisson | FixedSize | Shuffle | BallsInBins
+Sampler = Poisson | TruncatedPoisson | CyclicPoisson | FixedSize | Shuffle | BallsInBins | Stream
 SAMPLERS: tuple[type[Sampler], ...] = get_args(Sampler)

@@ -18,7 +18,7 @@ from hushgrad.sampling import Users
 from hushgrad.training.options import Options
 from hushgrad.training.secret import RunSecret
 
-__all__ = ["Source", "fingerprint", "prepare"]
+__all__ = ["Source", "fingerprint", "prepare", "source_of"]
 
 _LABEL_NAMES = ("y", "label", "labels", "target", "targets")
 _SHOWN = 5
@@ -77,11 +77,16 @@ def prepare(data: Any, mechanism: Plan, options: Options) -> Source:
 
 
 def _source(data: Any, options: Options) -> Source:
-    source = _plain_source(data)
+    source = source_of(data)
     return source if options.augment is None else _VariedSource(source, options)
 
 
-def _plain_source(data: Any) -> Source:
+def source_of(data: Any) -> Source:
+    """The source of arrays, items or columns.
+
+    Raises:
+      InputError, DataError: as `prepare` does.
+    """
     if isinstance(data, Columns):
         return _ColumnSource(data)
     # Tables and tensors have items too, but are arrays.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,33 +12,14 @@ import optax
 
 from hushgrad.gradients import clipped_grad
 from hushgrad.mechanism import Mechanism, Plan
-from hushgrad.sampling import blocks
 from hushgrad.training.data import Source
+from hushgrad.training.draw import Part, parts
 from hushgrad.training.feed import ahead
 from hushgrad.training.options import Options
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.step import State, Sums, accumulate, empty_sums, release
 
-__all__ = ["Job", "Part"]
-
-
-class Part(NamedTuple):
-    """A block of a step's batch, read.
-
-    Attributes:
-      step: that it belongs to.
-      last: no other block of the step follows.
-      batch: arguments of the loss, each with a leading axis of `block_size`.
-      mask: which rows count.
-      mark: a keyed hash of the step's whole batch, with the last block, where the source
-        cannot be hashed as a whole.
-    """
-
-    step: int
-    last: bool
-    batch: tuple[Any, ...]
-    mask: np.ndarray
-    mark: str | None
+__all__ = ["Job"]
 
 
 class Job:
@@ -75,7 +55,8 @@ class Job:
 
     def parts(self, secret: RunSecret, start: int) -> Generator[Part, None, None]:
         """All blocks of all steps from `start` on, read ahead."""
-        return ahead(self._parts(secret, start), self.options.read_ahead)
+        made = parts(self.mechanism, self.source, self.block_size, secret, start)
+        return ahead(made, self.options.read_ahead)
 
     def sums(self, state: State, part: Part, sums: Sums | None) -> Sums:
         """Adds a block to a step's sums of clipped gradients."""
@@ -109,24 +90,3 @@ class Job:
                 state, sums.grads, sums.centred_bits, key
             ),
         ]
-
-    def _parts(self, secret: RunSecret, start: int) -> Iterator[Part]:
-        for step in range(start, self.mechanism.steps):
-            m, first = self.mechanism.at(step)
-            # A phase counts its own steps; no source of chance serves two phases.
-            chance = functools.partial(_from, secret, first)
-            drawn = m.sampling.batch(step - first, m.examples, chance)
-            rng = secret.generator("rows", step)
-            marked = None if self.source.hashed else secret.authenticator()
-            pieces = list(blocks(drawn, self.block_size))
-            for number, block in enumerate(pieces, start=1):
-                batch, last = self.source.rows(block.rows, rng), number == len(pieces)
-                if marked is not None:
-                    for leaf in (block.rows, *jax.tree.leaves(batch)):
-                        marked.update(np.ascontiguousarray(leaf).data)
-                mark = marked.hexdigest() if marked is not None and last else None
-                yield Part(step, last, batch, block.mask, mark)
-
-
-def _from(secret: RunSecret, first: int, number: int) -> np.random.Generator:
-    return secret.sampling_generator(first + number)

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Plan
+from hushgrad.sampling import Stream
 from hushgrad.training import identity
 from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digest
@@ -246,6 +247,11 @@ def _callbacks(callback: Any) -> list[Callback]:
 def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
     if not isinstance(mechanism, Plan):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
+    if any(isinstance(m.sampling, Stream) for m in mechanism.phases):
+        raise InputError(
+            "mechanism must draw its batches, got sampling=Stream, whose batches are given; take "
+            "hg.sampling.Poisson"
+        )
     if not mechanism.steps:
         raise InputError(f"mechanism must have a step to make, got {mechanism!r}")
     if not isinstance(optimizer, optax.GradientTransformation):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from hushgrad.gradients import ClippedGrad
+from hushgrad.gradients import Clipped, ClippedGrad
 from hushgrad.mechanism import Mechanism
 from hushgrad.noise import COUNT_STREAM, standard_normal
 
@@ -18,9 +18,11 @@ __all__ = [
     "State",
     "Sums",
     "accumulate",
+    "added",
     "averaged",
     "empty_sums",
     "initial_state",
+    "noised",
     "release",
 ]
 
@@ -121,7 +123,11 @@ def accumulate(
     norm: Float[Array, ""] | None = None,
 ) -> Sums:
     """Adds one block to the sums of a batch, clipped to `norm` where the clip's moves."""
-    out = clipped_grad(params, *batch, mask=mask, norm=norm)
+    return added(sums, clipped_grad(params, *batch, mask=mask, norm=norm), mask)
+
+
+def added(sums: Sums, out: Clipped, mask: Bool[Array, " block"]) -> Sums:
+    """The sums with those of one block more."""
     good = mask & jnp.isfinite(out.losses)
     scaled = jnp.sum(mask) / 2 - out.centred_bits  # those that are not finite among them
     return Sums(
@@ -154,18 +160,37 @@ def release(
     `hushgrad.clip.Adaptive` for the proof where the count is released too; other
     rules do not look at it.)
     """
-    noise = mechanism.noise(state.norm)
-    noisy, noise_state = noise.update(grads, state.noise, state.params, key=key)
-    normal = standard_normal(key, COUNT_STREAM, (), jnp.dtype("float32"))
-    norm = mechanism.clip.update(state.norm, centred_bits, normal, mechanism.batch_size)
-    # The expected size, not the drawn one: how many were drawn depends on who is there.
-    mean = jax.tree.map(lambda g: g / mechanism.batch_size, noisy)
+    mean, norm, noise_state = noised(
+        mechanism, state.params, grads, centred_bits, state.norm, state.noise, key
+    )
     updates, optimizer_state = optimizer.update(mean, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     kept = None
     if average is not None and state.average is not None:
         _, kept = _average(average).update(_floating(params), state.average)
     return State(params, optimizer_state, noise_state, norm, kept)
+
+
+def noised(
+    mechanism: Mechanism,
+    params: PyTree[Array],
+    grads: PyTree[Float[Array, "..."]],
+    centred_bits: Float[Array, ""],
+    norm: Float[Array, ""] | None,
+    noise_state: optax.OptState,
+    key: UInt32[Array, "8"],
+) -> tuple[PyTree[Float[Array, "..."]], Float[Array, ""] | None, optax.OptState]:
+    """What one step releases: the noisy mean gradient, the next norm, the noise's state.
+
+    The norm is None where the clip's does not move. See `release` for the guarantee.
+    """
+    noise = mechanism.noise(norm)
+    noisy, noise_state = noise.update(grads, noise_state, params, key=key)
+    normal = standard_normal(key, COUNT_STREAM, (), jnp.dtype("float32"))
+    norm = mechanism.clip.update(norm, centred_bits, normal, mechanism.batch_size)
+    # The expected size, not the drawn one: how many were drawn depends on who is there.
+    mean = jax.tree.map(lambda g: g / mechanism.batch_size, noisy)
+    return mean, norm, noise_state
 
 
 @functools.partial(jax.jit, static_argnames="average")

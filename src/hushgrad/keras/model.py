@@ -1,0 +1,197 @@
+"""`privatize`: a Keras model that trains privately."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from hushgrad._check import positive, whole
+from hushgrad.clip import Rule, as_rule
+from hushgrad.clip import from_dict as clip_from_dict
+from hushgrad.errors import InputError
+from hushgrad.keras.account import Account
+from hushgrad.keras.example import check_model
+from hushgrad.keras.session import Settings
+from hushgrad.keras.trainer import PrivateTrainer
+from hushgrad.sampling import SAMPLERS, Poisson, Sampler
+from hushgrad.training import Budget
+
+__all__ = ["PrivateModel", "privatize"]
+
+_KINDS: dict[str, type[Sampler]] = {sampler.kind: sampler for sampler in SAMPLERS}
+
+
+@keras.saving.register_keras_serializable("hushgrad")
+class PrivateModel(PrivateTrainer, keras.Model):
+    """A model and its private training; made by `hushgrad.keras.privatize`.
+
+    Attributes:
+      model: the ordinary model inside, with the same weights: `private.model.save(file)`
+        gives a file that loads without hushgrad.
+    """
+
+    def __init__(self, model: keras.Model, settings: Settings, account: Account) -> None:
+        check_model(model)
+        super().__init__(name=f"private_{model.name}", dtype=model.dtype_policy)
+        self.model = model
+        # What the model computes in is its own matter.
+        self.autocast = False
+        self.make_private(settings, account)
+        if hasattr(model, "output_names"):
+            self.output_names = model.output_names
+        self.built = model.built
+
+    @property
+    def owns_loss(self) -> bool:
+        """Whether the model inside has a compute_loss of its own."""
+        return type(self.model).compute_loss is not keras.Model.compute_loss
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """What the model inside computes."""
+        return self.model(inputs)
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
+        """As Keras's. Losses are of one example: their reduction over a batch does not matter.
+
+        Raises:
+          InputError: if the model mixes examples, or has a compute_loss of its own and a loss
+            is given.
+        """
+        if self.owns_loss and loss is not None:
+            raise InputError(
+                f"loss must be left out: {type(self.model).__name__} has a compute_loss of its "
+                "own; if that calls super().compute_loss, compile that model with the loss first"
+            )
+        super().compile(optimizer, loss, **options)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The loss of the model inside where it has one of its own, else the compiled one."""
+        owner = self.model if self.owns_loss else super()
+        return owner.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+        )
+
+    def summary(self, *arguments: Any, **options: Any) -> None:
+        """Of the model inside."""
+        self.model.summary(*arguments, **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """The model, its settings and what it has spent."""
+        settings, account = self._settings, self._account
+        sampling = settings.sampling
+        if not isinstance(sampling, type):
+            raise InputError(
+                f"sampling={sampling!r} cannot be saved: give a name or a class to privatize"
+            )
+        return {
+            "model": keras.saving.serialize_keras_object(self.model),
+            "clip": settings.clip.to_dict(),
+            "noise_multiplier": settings.noise_multiplier,
+            "sampling": sampling.kind,
+            "block_size": settings.block_size,
+            "epsilon": account.limit,
+            "seeded": account.seeded,
+            "account": account.to_dict(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PrivateModel:
+        """The model that was saved, which goes on from what it had spent, with fresh secrets.
+
+        A budget is not saved with it: set `private.account.budget` to go on under one.
+        """
+        model = keras.saving.deserialize_keras_object(
+            config["model"], custom_objects=custom_objects
+        )
+        settings = Settings(
+            clip_from_dict(config["clip"]),
+            config["noise_multiplier"],
+            _KINDS[config["sampling"]],
+            config["block_size"],
+        )
+        account = Account(config["epsilon"], None, before=config["account"])
+        account.seeded = config["seeded"]
+        return cls(model, settings, account)
+
+
+def privatize(
+    model: keras.Model,
+    *,
+    clip: float | Rule,
+    noise_multiplier: float | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    sampling: str | type[Sampler] | Sampler = Poisson,
+    budget: Budget | None = None,
+    ledger: str | Path | None = None,
+    block_size: int | None = None,
+    seed: int | None = None,
+) -> PrivateModel:
+    """A model that trains with differential privacy, by Keras's own methods.
+
+    ```python
+    private = hg.keras.privatize(model, clip=1.0, epsilon=3.0, delta=1e-5)
+    private.compile(keras.optimizers.SGD(0.25), "sparse_categorical_crossentropy", ["accuracy"])
+    private.fit(x, y, batch_size=256, epochs=15, validation_data=(xt, yt))
+    print(private.privacy_statement())
+    private.model.save("model.keras")  # an ordinary file
+    ```
+
+    The model is not changed and its weights are shared. Every update, by `fit` or by
+    `train_on_batch`, clips each example's gradient, adds noise and is charged, durably, before
+    it is made.
+
+    Formal guarantee: all weights that were ever released are (`private.epsilon()`, delta)-
+    differentially private for the data they were trained on, under the sampler's neighbouring
+    relation; never more than `epsilon` is spent.
+
+    Args:
+      model: any Keras model of one example at a time; may be unbuilt.
+      clip: bound on one example's gradient norm, or a rule of `hushgrad.clip`.
+      noise_multiplier: noise over the clip's sensitivity.
+      epsilon: the most that may be spent. Without a noise multiplier the noise is found in
+        `fit`, from the size of the data, the batch and the epochs, and one fit spends all.
+      delta: at which epsilon is counted; a tenth of one over the examples by default, and at
+        most 1e-5.
+      sampling: how `fit` draws batches: a sampler of `hushgrad.sampling`, or its name.
+      budget: the data set's budget, which must hold every training before its first step.
+      ledger: SQLite file for a row of each step; a file of the user's own by default.
+      block_size: examples that are processed at once, which bounds memory.
+      seed: makes all chance repeatable, for tests, and not private against whoever knows it.
+
+    Raises:
+      InputError: if an argument is out of range, or the model mixes examples, keeps statistics
+        or has a train_step of its own: the message names the layer and what to use.
+    """
+    check_model(model)
+    if noise_multiplier is None and epsilon is None:
+        raise InputError("give noise_multiplier, or epsilon to find it, or both to stop at epsilon")
+    if budget is not None and not isinstance(budget, Budget):
+        raise InputError(f"budget must be a hg.Budget, got {budget!r}")
+    settings = Settings(
+        as_rule(clip),
+        None if noise_multiplier is None else positive("noise_multiplier", noise_multiplier),
+        _sampler(sampling),
+        None if block_size is None else whole("block_size", block_size),
+    )
+    where = None if ledger is None else Path(ledger).expanduser()
+    account = Account(epsilon, delta, budget=budget, ledger=where, seed=seed)
+    return PrivateModel(model, settings, account)
+
+
+def _sampler(sampling: Any) -> type[Sampler] | Sampler:
+    if isinstance(sampling, str) and sampling in _KINDS:
+        sampling = _KINDS[sampling]
+    if sampling in SAMPLERS or isinstance(sampling, SAMPLERS):
+        return sampling
+    known = ", ".join(repr(kind) for kind in _KINDS)
+    raise InputError(f"sampling must be a sampler, or one of {known}, got {sampling!r}")

@@ -1,0 +1,234 @@
+"""One training of a Keras model: what it releases, and its batches, charged as they are drawn."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt32
+
+from hushgrad.clip import Rule
+from hushgrad.errors import InputError
+from hushgrad.keras.account import Account
+from hushgrad.keras.data import Rows, given
+from hushgrad.mechanism import Mechanism, dp_sgd
+from hushgrad.sampling import Sampler, Stream, blocks
+from hushgrad.training.draw import Part, parts
+from hushgrad.training.feed import ahead
+from hushgrad.training.secret import RunSecret
+
+__all__ = ["Drawn", "RowSession", "Session", "Settings", "StreamSession"]
+
+_CPU_BLOCK, _BLOCK = 64, 1024
+_READ_AHEAD = 8
+# Steps that are planned at once where nobody said how many there will be.
+_OPEN_END = 256
+# How often in an epoch epsilon is computed for the logs.
+_MARKS = 5
+
+
+class Settings(NamedTuple):
+    """What a private model is made with, beside what it is.
+
+    Attributes:
+      clip: bound on one example's gradient.
+      noise_multiplier: noise over the clip's sensitivity, or None to find it from epsilon.
+      sampling: how `fit` draws batches from data that can be drawn from.
+      block_size: examples that are processed at once, or None for the device's default.
+    """
+
+    clip: Rule
+    noise_multiplier: float | None
+    sampling: type[Sampler] | Sampler
+    block_size: int | None
+
+    def block(self, batch_size: int) -> int:
+        """Examples that are processed at once: on a CPU, as many as its caches hold."""
+        if self.block_size is not None:
+            return self.block_size
+        most = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
+        return min(most, batch_size)
+
+
+class Drawn(NamedTuple):
+    """One step's batch: its blocks with their masks, and the key of its noise."""
+
+    blocks: Iterator[tuple[tuple[Any, ...], np.ndarray]]
+    key: UInt32[np.ndarray, "8"]
+
+
+class Session(abc.ABC):
+    """A training that is going on.
+
+    Attributes:
+      mechanism: what it releases.
+      norm: what an adaptive clip clips to in the next step, else None.
+      per_epoch: steps in an epoch, where that is known.
+    """
+
+    mechanism: Mechanism
+    norm: Float[Array, ""] | None = None
+    per_epoch: int | None = None
+
+    def __init__(self, account: Account, settings: Settings) -> None:
+        self._account, self._settings = account, settings
+        self._secret: RunSecret | None = None
+        self._step, self._shown = 0, (-1, 0.0)
+
+    @abc.abstractmethod
+    def draw(self, batch: Any) -> Drawn:
+        """The next step's batch, charged, where `batch` is what Keras has for it."""
+
+    def end(self) -> None:
+        """Gives back what was reserved and not charged."""
+        self._account.close()
+
+    def epsilon_shown(self) -> float:
+        """What will have been spent a fifth of an epoch later at most; exact at its end."""
+        epoch = self.per_epoch or _OPEN_END
+        every, done = -(-epoch // _MARKS), (self._step - 1) % epoch + 1
+        mark = self._step + min(-(-done // every) * every, epoch) - done
+        if self._shown[0] != mark:
+            more = self.mechanism.after(mark - self._step)
+            self._shown = mark, self._account.epsilon(more=more)
+        return self._shown[1]
+
+    def _open(self, mechanism: Mechanism) -> RunSecret:
+        self._secret = self._account.open(mechanism)
+        if self._step == 0:
+            self.norm = mechanism.clip.init()
+        self.mechanism, self._first = mechanism, self._step
+        return self._secret
+
+    def _charged(self, made: Iterator[tuple[tuple[Any, ...], np.ndarray]]) -> Drawn:
+        assert self._secret is not None
+        number = self._step - self._first
+        self._account.charge(number)
+        self._step += 1
+        return Drawn(made, self._secret.noise_key(number))
+
+    def _mechanism(
+        self, examples: int, batch_size: int, steps: int, sampling: type[Sampler] | Sampler
+    ) -> Mechanism:
+        delta, noise = self._account.delta_for(examples), self._settings.noise_multiplier
+        facts: dict[str, Any] = {
+            "examples": examples,
+            "batch_size": batch_size,
+            "steps": steps,
+            "clip": self._settings.clip,
+            "delta": delta,
+            "sampling": sampling,
+        }
+        if noise is None:
+            # Its own noise is not known yet; all else of it is.
+            noise = self._account.noise_for(dp_sgd(**facts, noise_multiplier=1.0))
+        return dp_sgd(**facts, noise_multiplier=noise)
+
+
+class RowSession(Session):
+    """Batches are drawn from rows.
+
+    Args:
+      account: of the model.
+      settings: of the model.
+      rows: the data.
+      batch_size: expected in a batch.
+      steps: in all.
+
+    Raises:
+      BudgetError: if the account does not hold it; nothing has been spent.
+    """
+
+    def __init__(
+        self, account: Account, settings: Settings, rows: Rows, batch_size: int, steps: int
+    ) -> None:
+        super().__init__(account, settings)
+        mechanism = self._mechanism(rows.size, batch_size, steps, settings.sampling)
+        secret = self._open(mechanism)
+        self._parts = ahead(parts(mechanism, rows, settings.block(batch_size), secret), _READ_AHEAD)
+
+    def draw(self, batch: Any) -> Drawn:
+        """The next step's batch, charged; what Keras has for it is no data."""
+        return self._charged(_step_of(self._parts))
+
+    def end(self) -> None:
+        """Stops reading ahead, and gives back what was not charged."""
+        self._parts.close()
+        super().end()
+
+
+class StreamSession(Session):
+    """Batches are given.
+
+    Args:
+      account: of the model.
+      settings: of the model.
+      steps: in all, or None where nobody said how many.
+      class_weight: by class, or None.
+
+    Raises:
+      InputError: if the noise would have to be found and the steps are not known.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        settings: Settings,
+        steps: int | None,
+        class_weight: Mapping[int, float] | None,
+    ) -> None:
+        super().__init__(account, settings)
+        self._steps, self._class_weight = steps, class_weight
+        if settings.noise_multiplier is None and steps is None:
+            raise InputError(
+                "noise_multiplier must be given for a stream of unknown length: without the number "
+                "of steps it cannot be found from epsilon; or give fit steps_per_epoch"
+            )
+
+    def draw(self, batch: Any) -> Drawn:
+        """The batch that is given, charged."""
+        whole = given(batch, self._class_weight)
+        size = len(jax.tree.leaves(whole[0])[0])
+        if self._secret is None:
+            warnings.warn(
+                "data come as a stream, so every step is charged as if everybody were in it; "
+                "data that can be drawn from (arrays, a PyDataset, anything with items) cost far "
+                "less",
+                stacklevel=2,
+            )
+        if self._secret is None or self._step - self._first == self.mechanism.steps:
+            self._plan(size)
+        return self._charged(self._blocks(whole, size))
+
+    def _plan(self, size: int) -> None:
+        """Opens a mechanism for the steps that were announced, or for some of an open end."""
+        self._account.close()
+        if self._secret is None and self._steps is not None:
+            mechanism = self._mechanism(size * self._steps, size, self._steps, Stream)
+        else:
+            batch_size = size if self._secret is None else self.mechanism.batch_size
+            steps = _OPEN_END if self._account.budget is None else 1
+            mechanism = self._mechanism(batch_size * steps, batch_size, steps, Stream)
+            # The last of them may be all that the limit still holds.
+            mechanism = mechanism.after(max(1, self._account.room(mechanism)))
+        self._open(mechanism)
+
+    def _blocks(self, batch: Any, size: int) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+        assert self._secret is not None
+        rng = self._secret.generator("rows", self._step - self._first)
+        for block in blocks(np.arange(size), self._settings.block(self.mechanism.batch_size)):
+            words = rng.integers(0, 2**32, size=(len(block.rows), 2), dtype=np.uint32)
+            rows = block.rows
+            yield (words, *jax.tree.map(lambda a, rows=rows: a[rows], batch)), block.mask
+
+
+def _step_of(made: Iterator[Part]) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+    """The blocks of one step."""
+    for part in made:
+        yield part.batch, part.mask
+        if part.last:
+            return

@@ -1,0 +1,304 @@
+"""Keras's trainer interface, with every update clipped, noised and charged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+
+from hushgrad.errors import InputError
+from hushgrad.keras.account import Account
+from hushgrad.keras.data import rows_of, split
+from hushgrad.keras.example import check_layers, layers_of
+from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession
+from hushgrad.keras.step import State, Step
+
+__all__ = ["PrivateTrainer"]
+
+# Of float16: gradients above 1/16 of its range overflow, those below 1e-10 vanish.
+_LOSS_SCALE = 1024.0
+
+
+class _Ticks(keras.utils.PyDataset):
+    """As many steps as an epoch has. What Keras is shown is no data, but shaped like it."""
+
+    def __init__(self, count: int, sample: tuple[Any, ...]) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self._count, self._sample = count, sample
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        return self._sample
+
+
+class PrivateTrainer:
+    """A `keras.Model` whose `fit` and `train_on_batch` are private; stands before it in bases.
+
+    Every update goes through `train_function`, which charges a step before it is made.
+    """
+
+    unpenalised = False
+
+    def make_private(self, settings: Settings, account: Account) -> None:
+        """Sets up what a private model keeps; to be called in `__init__`."""
+        self._settings, self._account = settings, account
+        self._session: Session | None = None
+        self._step: tuple[Any, Step] | None = None
+        self._loss_scale, self._alive = 1.0, None
+
+    @property
+    def account(self) -> Account:
+        """What was spent."""
+        return self._account
+
+    def epsilon(self, delta: float | None = None, accountant: str = "pld") -> float:
+        """Upper bound on epsilon of all that was trained so far.
+
+        Args:
+          delta: in (0, 1); the model's own by default.
+          accountant: "pld" (tight) or "rdp".
+        """
+        return self._account.epsilon(delta, accountant)
+
+    def privacy_statement(self) -> str:
+        """What is promised, to whom and against what, in plain words."""
+        return self._account.statement()
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """Of the last training, or what is to come; None while it is not known."""
+        spent = self._account.spent
+        return spent[-1].mechanism.noise_multiplier if spent else self._settings.noise_multiplier
+
+    @property
+    def losses(self) -> list[Any]:
+        """As Keras's; while an example's loss is computed, without those of the weights."""
+        losses = super().losses  # pyright: ignore[reportAttributeAccessIssue]
+        if not self.unpenalised:
+            return losses
+        weights = [v for v in self.trainable_weights if v.regularizer is not None]  # pyright: ignore
+        return losses[: len(losses) - len(weights)]
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
+        """As Keras's. Losses are of one example: their reduction over a batch does not matter.
+
+        Raises:
+          InputError: if a layer mixes examples, or the optimizer is another library's.
+        """
+        check_layers(self)
+        optimizer = keras.optimizers.get(optimizer)
+        narrow = any(layer.compute_dtype == "float16" for layer in [self, *layers_of(self)])
+        self._loss_scale = _LOSS_SCALE if narrow else 1.0
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # A scale that follows overflows would follow the data; this one stays.
+            self._loss_scale, optimizer = optimizer.initial_scale, optimizer.inner_optimizer
+        options["auto_scale_loss"] = False
+        self._step = None
+        super().compile(optimizer=optimizer, loss=loss, **options)  # pyright: ignore
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as the model that was saved was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.build(self.trainable_variables)  # pyright: ignore
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> keras.callbacks.History:
+        """Trains as Keras's `fit` does, privately.
+
+        Batches are drawn from arrays, pytrees of them, a `PyDataset` and anything else with
+        `len(x)` and `x[i]`: by `sampling`, whatever `shuffle` says, with `batch_size` examples
+        expected in each. A stream (a generator, tf.data, a data loader) is trained on as it
+        comes, and charged without amplification by sampling. Losses and metrics that are
+        reported of training data carry no noise: publishing them is not covered.
+
+        Formal guarantee: the weights after every step, and whatever is computed from them, are
+        differentially private with `epsilon()`.
+
+        Raises:
+          InputError, DataError: if an argument or the data is wrong; nothing has been spent.
+          BudgetError: if the limit or the budget does not hold the epochs asked for.
+          LedgerError: if a charge cannot be written; its step is not made.
+        """
+        self._ready("fit")
+        options: dict[str, Any] = {
+            "epochs": epochs,
+            "verbose": verbose,
+            "callbacks": callbacks,
+            "initial_epoch": initial_epoch,
+            "validation_data": validation_data,
+            "validation_steps": validation_steps,
+            "validation_batch_size": validation_batch_size or batch_size,
+            "validation_freq": validation_freq,
+        }
+        if validation_split and validation_data is None:
+            parts, held_out = split((x, y, sample_weight), validation_split)
+            (x, y, sample_weight), options["validation_data"] = parts, held_out
+        rows = rows_of(x, y, sample_weight, class_weight)
+        if rows is None:
+            per_epoch = _announced(x) if steps_per_epoch is None else steps_per_epoch
+            steps = None if per_epoch is None else per_epoch * (epochs - initial_epoch)
+            session = StreamSession(self._account, self._settings, steps, class_weight)
+            options |= {"x": x, "y": y, "steps_per_epoch": steps_per_epoch, "shuffle": False}
+        else:
+            size = min(batch_size or rows.batch_size, rows.size)
+            per_epoch = math.ceil(rows.size / size) if steps_per_epoch is None else steps_per_epoch
+            steps = per_epoch * (epochs - initial_epoch)
+            session = RowSession(self._account, self._settings, rows, size, steps)
+            options["x"] = _Ticks(per_epoch, rows.sample())
+        session.per_epoch = per_epoch
+        return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))  # pyright: ignore
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on a batch that is given, charged without amplification by sampling.
+
+        Raises:
+          InputError: if the noise is not known: `noise_multiplier` must be given.
+          BudgetError: if the limit or the budget holds no further step.
+        """
+        self._ready("train_on_batch")
+        if self._settings.noise_multiplier is None:
+            raise InputError(
+                "noise_multiplier must be given for train_on_batch: how many steps follow is not "
+                "known, so it cannot be found from epsilon"
+            )
+        return self._carried_out(
+            StreamSession(self._account, self._settings, 1, class_weight),
+            lambda: super(PrivateTrainer, self).train_on_batch(  # pyright: ignore
+                x, y, sample_weight=sample_weight, return_dict=return_dict
+            ),
+        )
+
+    def make_train_function(self, force: bool = False) -> None:
+        """The function that all updates go through."""
+        if self.train_function is None or force:
+            self.train_function = self._train
+
+    def train_step(self, state: Any, data: Any) -> Any:
+        """One step on a batch that was drawn and charged.
+
+        Raises:
+          InputError: if it was not: call `fit` or `train_on_batch`.
+        """
+        session = self._session
+        if session is None or not isinstance(data, Drawn):
+            raise InputError("train_step is for charged batches alone: call fit or train_on_batch")
+        state, step = State(*state), self._compiled(session)
+        logs, metrics, sums = {}, state.metrics, None
+        for block, mask in data.blocks:
+            block, mask = _placed((block, mask))
+            if sums is None:
+                sums = step.zeros(state, block, mask, session.norm)
+            logs, metrics, sums = step.sum(
+                state.trainable, state.frozen, metrics, sums, block, mask, session.norm
+            )
+        assert sums is not None
+        trainable, frozen, optimizer, session.norm = step.release(
+            state.trainable, state.frozen, state.optimizer, sums, data.key, session.norm
+        )
+        return logs, tuple(State(trainable, frozen, optimizer, metrics))
+
+    def _train(self, state: Any, iterator: Any) -> Any:
+        """So many steps as an execution has."""
+        session, logs = self._session, None
+        if session is None:
+            raise InputError("train_function charges what fit or train_on_batch begin: call those")
+        for _ in range(self.steps_per_execution):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                if logs is None:
+                    raise
+                break
+            self._alive = state
+            drawn = session.draw(batch)
+            logs, state = self.train_step(state, drawn)
+            self._alive = state
+        return {**(logs or {}), "epsilon": session.epsilon_shown()}, state
+
+    def _ready(self, method: str) -> None:
+        if not self.compiled:
+            raise InputError(f"{method} comes after compile(optimizer=..., loss=...)")
+
+    def _carried_out(self, session: Session, train: Callable[[], Any]) -> Any:
+        """Trains; whatever happens, the model keeps its last weights and the session ends."""
+        self._session, self._alive = session, None
+        try:
+            return train()
+        except BaseException:
+            # Keras takes the weights out of a model while it trains.
+            self._put_back()
+            raise
+        finally:
+            self._session = self._alive = None
+            session.end()
+
+    def _put_back(self) -> None:
+        if self._alive is None:
+            return
+        state = State(*self._alive)
+        for variables, values in (
+            (self.trainable_variables, state.trainable),
+            (self.non_trainable_variables, state.frozen),
+            (self.optimizer.variables, state.optimizer),
+            (self.metrics_variables, state.metrics),
+        ):
+            for variable, value in zip(variables, values, strict=True):
+                if not value.is_deleted():
+                    variable.assign(value)
+
+    def _compiled(self, session: Session) -> Step:
+        """The step's functions, which do not depend on how many steps there are."""
+        mechanism = session.mechanism.after(1)
+        if self._step is None or self._step[0] != mechanism:
+            made = Step(self, mechanism, self._loss_scale, not self.run_eagerly)  # pyright: ignore
+            self._step = mechanism, made
+        return self._step[1]
+
+
+def _announced(x: Any) -> int | None:
+    """How many batches a stream says it has."""
+    try:
+        return len(x)
+    except TypeError:
+        return None
+
+
+def _placed(tree: Any) -> Any:
+    """Arrays where the distribution of Keras has them, split by examples."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return tree
+    return jax.tree.map(
+        lambda a: keras.distribution.distribute_tensor(a, distribution.get_data_layout(a.shape)),
+        tree,
+    )
