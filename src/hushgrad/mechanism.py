@@ -24,7 +24,7 @@ from hushgrad.clip import from_dict as clip_from_dict
 from hushgrad.costs import released
 from hushgrad.errors import InputError
 from hushgrad.noise import gaussian
-from hushgrad.sampling import SAMPLERS, Poisson, Sampler
+from hushgrad.sampling import SAMPLERS, Poisson, Sampler, Shuffle, Stream
 
 __all__ = ["Guarantee", "Mechanism", "Plan", "dp_sgd", "group_of"]
 
@@ -153,6 +153,11 @@ class Mechanism(Plan):
             )
         if not isinstance(self.clip, Rule):
             raise InputError(f"clip must be a rule from hushgrad.clip, got {self.clip!r}")
+        if self.clip.group > 1 and not isinstance(self.sampling, Shuffle | Stream):
+            raise InputError(
+                f"clip={self.clip!r} needs batches in which everybody has a place of their "
+                "own: take sampling=hg.sampling.Shuffle, or clip each example by hg.clip.Flat"
+            )
         positive("noise_multiplier", self.noise_multiplier)
         whole("steps", self.steps, at_least=0)
         fraction("delta", self.delta)

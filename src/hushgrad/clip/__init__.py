@@ -9,16 +9,28 @@ from typing import Any
 from hushgrad.clip.adaptive import Adaptive
 from hushgrad.clip.automatic import Automatic
 from hushgrad.clip.flat import Flat, as_rule
+from hushgrad.clip.microbatches import Microbatches
 from hushgrad.clip.per_layer import PerLayer
 from hushgrad.clip.rule import Rule
 
-__all__ = ["RULES", "Adaptive", "Automatic", "Flat", "PerLayer", "Rule", "as_rule", "from_dict"]
+__all__ = [
+    "RULES",
+    "Adaptive",
+    "Automatic",
+    "Flat",
+    "Microbatches",
+    "PerLayer",
+    "Rule",
+    "as_rule",
+    "from_dict",
+]
 
 RULES: dict[str, type[Rule]] = {
     "flat": Flat,
     "per_layer": PerLayer,
     "automatic": Automatic,
     "adaptive": Adaptive,
+    "microbatches": Microbatches,
 }
 
 

@@ -32,7 +32,12 @@ class Rule(abc.ABC):
     Formal guarantee: with every example's gradient by part p multiplied by
     `coefficients(...)[:, p]`, adding or removing one example changes the sum by at
     most `sensitivity_at(norm)` in Euclidean norm over all parts together.
+
+    Attributes:
+      group: how many neighbours in a batch have one gradient, their mean; nearly always one.
     """
+
+    group: int = 1
 
     @property
     @abc.abstractmethod

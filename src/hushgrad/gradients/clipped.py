@@ -77,7 +77,7 @@ class ClippedGrad:
         `clip.sensitivity_at(norm)`. With `group` it is twice the clip's: see
         `clipped_grad`.
         """
-        return self.clip.sensitivity * (2 if self.group > 1 else 1)
+        return self.clip.sensitivity * (2 if self.group > self.clip.group else 1)
 
     def __call__(
         self,
@@ -206,8 +206,10 @@ def clipped_grad(
         loss = functools.partial(loss)
     if memory is not None:
         memory = int(positive("memory", memory))
-    scale = positive("loss_scale", loss_scale)
-    return ClippedGrad(loss, as_rule(clip), bool(has_aux), whole("group", group), memory, scale)
+    scale, rule, group = positive("loss_scale", loss_scale), as_rule(clip), whole("group", group)
+    if rule.group > 1 and group not in (1, rule.group):
+        raise InputError(f"group={group} is not that of clip={rule!r}; leave it out")
+    return ClippedGrad(loss, rule, bool(has_aux), max(group, rule.group), memory, scale)
 
 
 def _sum(

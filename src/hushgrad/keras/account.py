@@ -85,6 +85,8 @@ class Account:
         self._opened: int = before["opened"]
         self._secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
         self._run = uuid.uuid4().hex
+        # Steps of the same mechanism that earlier trainings charged.
+        self._base = 0
         self._open: tuple[Ledger, Reservation | None] | None = None
 
     @property
@@ -153,6 +155,17 @@ class Account:
             return mechanism.steps
         return max(0, bisect.bisect_left(range(mechanism.steps), True, key=exceeds) - 1)
 
+    def steps_within(self, limit: float, delta: float | None = None) -> int | None:
+        """How many steps in all a limit holds, of what is open now; None if nothing is."""
+        if self._open is None:
+            return None
+        *earlier, last = self.spent
+        before = Account(limit, self.delta if delta is None else delta)
+        before.spent = earlier
+        # A mechanism that goes on from an earlier call has more steps than it was planned with.
+        steps = max(last.steps, self._base + last.mechanism.steps)
+        return sum(p.steps for p in earlier) + before.room(last.mechanism.after(steps))
+
     def open(self, mechanism: Mechanism) -> RunSecret:
         """Begins to spend on a mechanism; gives the secret of its batches and noise.
 
@@ -174,6 +187,7 @@ class Account:
             held = self.budget.reserve(mechanism, name, directory=str(path))
         self._open = Ledger(path, name, mechanism.to_dict()), held
         self._began(mechanism)
+        self._base = self.spent[-1].steps
         self._opened += 1
         return RunSecret(self._secret.derive("fit", self._opened))
 

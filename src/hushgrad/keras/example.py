@@ -17,6 +17,7 @@ from hushgrad.errors import InputError
 __all__ = [
     "check_layers",
     "check_model",
+    "check_type",
     "has_own_loss",
     "layers_of",
     "listed",
@@ -52,7 +53,7 @@ def listed(model: keras.Model, params: dict[str, Any]) -> list[Any]:
 
 
 def loss_of_one(model: keras.Model, frozen: Sequence[Array]) -> Callable[..., Any]:
-    """`loss(params, words, x, y, weight) -> (scalar, prediction)` for one example.
+    """`loss(params, words, x, y, weight) -> (scalar, (scalar, prediction))` for one example.
 
     Layers that draw (dropout, noise, augmentation) draw from `words`, so afresh for every
     example. What the model's weights are penalised with is left out: it is no example's.
@@ -96,7 +97,7 @@ def loss_of_one(model: keras.Model, frozen: Sequence[Array]) -> Callable[..., An
             raise InputError("compile(loss=...) is missing: there is nothing to train on")
         # A loss without reduction has a value for each part of the example.
         total = jnp.mean(jnp.asarray(total, jnp.float32))
-        return total, jax.tree.map(lambda a: jnp.asarray(a)[0], predicted)
+        return total, (total, jax.tree.map(lambda a: jnp.asarray(a)[0], predicted))
 
     return loss
 
@@ -132,14 +133,23 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, keras.Model):
         raise InputError(f"model must be a keras.Model, got {model!r}")
+    check_type(type(model))
+    check_layers(model)
+
+
+def check_type(model: type) -> None:
+    """Refuses a class of models that has its own way to make an update.
+
+    Raises:
+      InputError: naming the method.
+    """
     for method in ("train_step", "make_train_function"):
-        if getattr(type(model), method) is not getattr(keras.Model, method):
+        if getattr(model, method) is not getattr(keras.Model, method):
             raise InputError(
-                f"{type(model).__name__} has a {method} of its own, which would not be called: put "
-                "what it computes into compute_loss(x, y, y_pred, sample_weight, training) or "
+                f"{model.__name__} has a {method} of its own, which would not be called: put what "
+                "it computes into compute_loss(x, y, y_pred, sample_weight, training) or "
                 "add_loss, for one example at a time, and leave the update to hushgrad"
             )
-    check_layers(model)
 
 
 def check_layers(model: keras.Model) -> None:

@@ -52,7 +52,9 @@ class PrivateModel(PrivateTrainer, keras.Model):
         """What the model inside computes."""
         return self.model(inputs)
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *arguments: Any, **options: Any
+    ) -> None:
         """As Keras's. Losses are of one example: their reduction over a batch does not matter.
 
         Raises:
@@ -64,7 +66,7 @@ class PrivateModel(PrivateTrainer, keras.Model):
                 f"loss must be left out: {type(self.model).__name__} has a compute_loss of its "
                 "own; if that calls super().compute_loss, compile that model with the loss first"
             )
-        super().compile(optimizer, loss, **options)
+        super().compile(optimizer, loss, *arguments, **options)
 
     def compute_loss(
         self,

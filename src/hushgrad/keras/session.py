@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
-from hushgrad.clip import Rule
+from hushgrad.clip import Flat, Microbatches, Rule
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import Rows, given
 from hushgrad.mechanism import Mechanism, dp_sgd
-from hushgrad.sampling import Sampler, Stream, blocks
+from hushgrad.sampling import Poisson, Sampler, Shuffle, Stream, blocks
 from hushgrad.training.draw import Part, parts
 from hushgrad.training.feed import ahead
 from hushgrad.training.secret import RunSecret
@@ -39,19 +39,47 @@ class Settings(NamedTuple):
       noise_multiplier: noise over the clip's sensitivity, or None to find it from epsilon.
       sampling: how `fit` draws batches from data that can be drawn from.
       block_size: examples that are processed at once, or None for the device's default.
+      microbatches: in a batch, each clipped as one; None for as many as there are examples.
     """
 
     clip: Rule
     noise_multiplier: float | None
-    sampling: type[Sampler] | Sampler
-    block_size: int | None
+    sampling: type[Sampler] | Sampler = Poisson
+    block_size: int | None = None
+    microbatches: int | None = None
 
     def block(self, batch_size: int) -> int:
         """Examples that are processed at once: on a CPU, as many as its caches hold."""
         if self.block_size is not None:
             return self.block_size
         most = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
+        if self.microbatches is not None:
+            group = batch_size // self.microbatches
+            return -(-min(most, batch_size) // group) * group
         return min(most, batch_size)
+
+    def grouped(self, batch_size: int) -> Settings:
+        """The settings with a clip for the microbatches of a batch.
+
+        Raises:
+          InputError: if they do not divide it.
+        """
+        count = self.microbatches
+        if count is None or count == batch_size:
+            return self
+        if batch_size % count:
+            raise InputError(
+                f"num_microbatches must divide the batch, got num_microbatches={count} for a "
+                f"batch of {batch_size}; leave it out to clip each example"
+            )
+        assert isinstance(self.clip, Flat)
+        assert self.noise_multiplier is not None
+        # Noise is over one clip there, and over what an example may move here: two of them.
+        return self._replace(
+            clip=Microbatches(self.clip.norm, batch_size // count),
+            noise_multiplier=self.noise_multiplier / 2,
+            sampling=Shuffle,
+        )
 
 
 class Drawn(NamedTuple):
@@ -112,14 +140,17 @@ class Session(abc.ABC):
         return Drawn(made, self._secret.noise_key(number))
 
     def _mechanism(
-        self, examples: int, batch_size: int, steps: int, sampling: type[Sampler] | Sampler
+        self, examples: int, batch_size: int, steps: int, sampling: type[Sampler] | None = None
     ) -> Mechanism:
-        delta, noise = self._account.delta_for(examples), self._settings.noise_multiplier
+        """Of so many steps; by the settings' sampling unless another is given."""
+        settings = self._settings.grouped(batch_size)
+        delta, noise = self._account.delta_for(examples), settings.noise_multiplier
+        sampling = settings.sampling if sampling is None else sampling
         facts: dict[str, Any] = {
             "examples": examples,
             "batch_size": batch_size,
             "steps": steps,
-            "clip": self._settings.clip,
+            "clip": settings.clip,
             "delta": delta,
             "sampling": sampling,
         }
@@ -147,7 +178,7 @@ class RowSession(Session):
         self, account: Account, settings: Settings, rows: Rows, batch_size: int, steps: int
     ) -> None:
         super().__init__(account, settings)
-        mechanism = self._mechanism(rows.size, batch_size, steps, settings.sampling)
+        mechanism = self._mechanism(rows.size, batch_size, steps)
         secret = self._open(mechanism)
         self._parts = ahead(parts(mechanism, rows, settings.block(batch_size), secret), _READ_AHEAD)
 

@@ -45,9 +45,7 @@ class Step:
       compiled: False to run operation by operation, as `run_eagerly` asks.
     """
 
-    def __init__(
-        self, model: keras.Model, mechanism: Mechanism, loss_scale: float, compiled: bool
-    ) -> None:
+    def __init__(self, model: Any, mechanism: Mechanism, loss_scale: float, compiled: bool) -> None:
         self._model, self._mechanism, self._loss_scale = model, mechanism, loss_scale
         self._shapes: Sums | None = None
         self.sum, self.release = self._sum, self._release
@@ -92,11 +90,11 @@ class Step:
             *zip(model.non_trainable_variables, frozen, strict=True),
         ]
         _, x, y, weight = block
-        losses = out.losses
+        losses, predicted = out.aux
         if penalised(model) and not has_own_loss(model):
             losses = losses + penalty(model, params)
         logs, metrics = _measured(
-            model, pairs, metrics, (x, y, out.aux, weight, losses), jnp.sum(mask)
+            model, pairs, metrics, (x, y, predicted, weight, losses), jnp.sum(mask)
         )
         return logs, metrics, made
 
@@ -119,7 +117,7 @@ class Step:
             pull = jax.grad(lambda p: penalty(model, p))(params)
             mean = jax.tree.map(lambda g, p: g + p.astype(g.dtype), mean, pull)
         grads = [g.astype(p.dtype) for g, p in zip(listed(model, mean), trainable, strict=True)]
-        trainable, optimizer = model.optimizer.stateless_apply(optimizer, grads, trainable)
+        trainable, optimizer = model.updated(optimizer, grads, trainable)
         return list(trainable), seeds_after(model, frozen), list(optimizer), norm
 
 

@@ -84,22 +84,28 @@ class PrivateTrainer:
         weights = [v for v in self.trainable_weights if v.regularizer is not None]  # pyright: ignore
         return losses[: len(losses) - len(weights)]
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **options: Any) -> None:
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *arguments: Any, **options: Any
+    ) -> None:
         """As Keras's. Losses are of one example: their reduction over a batch does not matter.
 
         Raises:
           InputError: if a layer mixes examples, or the optimizer is another library's.
         """
-        check_layers(self)
+        optimizer, options = self.prepared(optimizer, options)
+        super().compile(optimizer, loss, *arguments, **options)  # pyright: ignore
+
+    def prepared(self, optimizer: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The optimizer and the other arguments that Keras's own compile is to be given."""
+        check_layers(self)  # pyright: ignore[reportArgumentType]
         optimizer = keras.optimizers.get(optimizer)
         narrow = any(layer.compute_dtype == "float16" for layer in [self, *layers_of(self)])
         self._loss_scale = _LOSS_SCALE if narrow else 1.0
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             # A scale that follows overflows would follow the data; this one stays.
             self._loss_scale, optimizer = optimizer.initial_scale, optimizer.inner_optimizer
-        options["auto_scale_loss"] = False
         self._step = None
-        super().compile(optimizer=optimizer, loss=loss, **options)  # pyright: ignore
+        return optimizer, {**options, "auto_scale_loss": False}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as the model that was saved was."""
@@ -226,6 +232,12 @@ class PrivateTrainer:
             state.trainable, state.frozen, state.optimizer, sums, data.key, session.norm
         )
         return logs, tuple(State(trainable, frozen, optimizer, metrics))
+
+    def updated(self, optimizer: Any, grads: Any, trainable: Any) -> tuple[Any, Any]:
+        """The variables and the optimizer's after an update with noisy gradients."""
+        own = self.optimizer  # pyright: ignore[reportAttributeAccessIssue]
+        apply = getattr(own, "private_update", own.stateless_apply)
+        return apply(optimizer, grads, trainable)
 
     def _train(self, state: Any, iterator: Any) -> Any:
         """So many steps as an execution has."""

@@ -143,6 +143,10 @@ class Budget:
             self._journal.write(lambda: self._founding(asked))
         self._agree(asked)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, in this process or another, opens the same database: it is the same budget.
+        return _reopened, (self.name, self.url, self._patience)
+
     @property
     def epsilon(self) -> float:
         """The total."""
@@ -423,6 +427,10 @@ class Budget:
             )
             return
         self._runs[name] = dataclasses.replace(self._runs[name], **_changes(entry))
+
+
+def _reopened(name: str, url: str, patience: float) -> Budget:
+    return Budget(name, url=url, patience=patience)
 
 
 def _changes(entry: Entry) -> dict[str, Any]:

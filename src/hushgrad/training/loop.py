@@ -252,6 +252,10 @@ def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
             "mechanism must draw its batches, got sampling=Stream, whose batches are given; take "
             "hg.sampling.Poisson"
         )
+    if any(m.clip.group > 1 for m in mechanism.phases):
+        raise InputError(
+            "mechanism must clip each example, got clip=Microbatches; take hg.clip.Flat"
+        )
     if not mechanism.steps:
         raise InputError(f"mechanism must have a step to make, got {mechanism!r}")
     if not isinstance(optimizer, optax.GradientTransformation):

@@ -128,6 +128,7 @@ def accumulate(
 
 def added(sums: Sums, out: Clipped, mask: Bool[Array, " block"]) -> Sums:
     """The sums with those of one block more."""
+    mask = jnp.any(mask.reshape(len(out.losses), -1), axis=1)
     good = mask & jnp.isfinite(out.losses)
     scaled = jnp.sum(mask) / 2 - out.centred_bits  # those that are not finite among them
     return Sums(
@@ -189,7 +190,9 @@ def noised(
     normal = standard_normal(key, COUNT_STREAM, (), jnp.dtype("float32"))
     norm = mechanism.clip.update(norm, centred_bits, normal, mechanism.batch_size)
     # The expected size, not the drawn one: how many were drawn depends on who is there.
-    mean = jax.tree.map(lambda g: g / mechanism.batch_size, noisy)
+    # A sum over microbatches is one of their means.
+    size = mechanism.batch_size / mechanism.clip.group
+    mean = jax.tree.map(lambda g: g / size, noisy)
     return mean, norm, noise_state
 
 
