@@ -184,6 +184,8 @@ def _ran(mechanism: Plan, facts: dict[str, Any]) -> str:
     phases = mechanism.phases
     whose = "users" if facts["unit"] == "user" else "examples"
     head = f"DP-SGD over {phases[0].examples:,} {whose}: "
+    if phases[0].sampling.kind == "stream":
+        head = f"DP-SGD over a stream of {whose}: "
     if len(phases) == 1:
         return head + _phase(phases[0], facts["steps"]) + "."
     told = [f"({n}) {_phase(p, p.steps)}" for n, p in enumerate(phases[:_TOLD], start=1)]
@@ -306,6 +308,11 @@ _SEEDED = (
 
 def _delta(m: Mechanism) -> str:
     whose = "users" if m.unit == "user" else "examples"
+    if m.sampling.kind == "stream":
+        return (
+            "Delta bounds the probability that the promise fails; it should be well below one over "
+            f"the number of {whose} in the stream."
+        )
     share = f"1/{m.examples:,}, one over the number of {whose}"
     if m.delta < 1 / m.examples:
         return f"Delta bounds the probability that the promise fails; it is below {share}."

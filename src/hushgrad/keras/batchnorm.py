@@ -9,7 +9,7 @@ import keras
 
 from hushgrad._check import whole
 from hushgrad.errors import InputError
-from hushgrad.keras.example import layers_of
+from hushgrad.keras.example import layers_of, names
 
 __all__ = ["replace_batchnorm"]
 
@@ -31,10 +31,12 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
       groups: of channels; fewer where they do not divide a layer's channels.
 
     Raises:
-      InputError: if the model is a subclass with a `call` of its own, whose layers cannot be
+      InputError: if the model is not built, or a subclass with a `call` of its own, whose layers cannot be
         replaced from outside.
     """
     groups = whole("groups", groups)
+    if not model.built:
+        raise InputError("model must be built, or its channels are not known: call it once")
     for part in (model, *layers_of(model)):
         if isinstance(part, keras.Model) and not _is_graph(part) and _normalised(part):
             raise InputError(
@@ -47,10 +49,17 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
             return _grouped(layer, groups)
         return layer.__class__.from_config(layer.get_config())
 
-    copy = keras.models.clone_model(model, clone_function=replaced, recursive=True)
-    before = {layer.name: layer for layer in layers_of(model)}
-    for layer in layers_of(copy):
-        _copy_weights(before[layer.name], layer)
+    def called(layer: Any, *inputs: Any, **options: Any) -> Any:
+        # Batch statistics take training and a mask; statistics of an example do not.
+        grouped = isinstance(layer, keras.layers.GroupNormalization)
+        return layer(*inputs) if grouped else layer(*inputs, **options)
+
+    copy = keras.models.clone_model(
+        model, clone_function=replaced, call_function=called, recursive=True
+    )
+    before = dict(zip(names(model.weights), model.weights, strict=True))
+    for name, weight in zip(names(copy.weights), copy.weights, strict=True):
+        weight.assign(before[name])
     return copy
 
 
@@ -77,20 +86,3 @@ def _grouped(layer: Any, groups: int) -> Any:
         trainable=layer.trainable,
         name=layer.name,
     )
-
-
-def _copy_weights(before: Any, after: Any) -> None:
-    if isinstance(before, keras.layers.BatchNormalization):
-        for name in ("gamma", "beta"):
-            if getattr(before, name, None) is not None:
-                getattr(after, name).assign(getattr(before, name))
-        return
-    own = {v.path.rpartition("/")[2]: v for v in _own(before)}
-    for variable in _own(after):
-        variable.assign(own[variable.path.rpartition("/")[2]])
-
-
-def _own(layer: Any) -> list[Any]:
-    """The weights of a layer that are no layer's inside it."""
-    inside = {id(v) for part in layers_of(layer) for v in part.weights}
-    return [v for v in layer.weights if id(v) not in inside]

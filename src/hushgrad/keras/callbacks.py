@@ -60,9 +60,7 @@ class StopAtEpsilon(_Private):
         self._last = account.steps_within(self._limit, self._delta)
         spent = account.epsilon(self._delta)
         if spent >= self._limit or self._last == account.steps:
-            raise InputError(
-                f"epsilon={self._limit:g} holds no further step: {spent:.4g} is spent"
-            )
+            raise InputError(f"epsilon={self._limit:g} holds no further step: {spent:.4g} is spent")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stops if the next execution would go beyond."""

@@ -76,6 +76,8 @@ def loss_of_one(model: keras.Model, frozen: Sequence[Array]) -> Callable[..., An
         pairs = [
             *zip(model.trainable_variables, listed(model, params), strict=True),
             *zip(model.non_trainable_variables, kept, strict=True),
+            # Losses of several outputs are counted on the way: here that is for nobody.
+            *((v, jnp.zeros(v.shape, v.dtype)) for v in model.metrics_variables),
         ]
         x, y, weight = (jax.tree.map(lambda a: a[None], part) for part in (x, y, weight))
         with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:

@@ -10,7 +10,7 @@ import keras
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from hushgrad.gradients import Clipped, clipped_grad
+from hushgrad.gradients import clipped_grad
 from hushgrad.keras.example import (
     has_own_loss,
     listed,
@@ -47,26 +47,30 @@ class Step:
 
     def __init__(self, model: Any, mechanism: Mechanism, loss_scale: float, compiled: bool) -> None:
         self._model, self._mechanism, self._loss_scale = model, mechanism, loss_scale
-        self._shapes: Sums | None = None
         self.sum, self.release = self._sum, self._release
         if compiled:
             self.sum = jax.jit(self._sum, donate_argnums=(2, 3))
             self.release = jax.jit(self._release, donate_argnums=(0, 2))
 
-    def zeros(self, state: State, block: Any, mask: Any, norm: Any) -> Sums:
-        """Sums over no example at all."""
-        if self._shapes is None:
-            _, _, self._shapes = jax.eval_shape(
-                self._sum, state.trainable, state.frozen, state.metrics, None, block, mask, norm
-            )
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._shapes)
+    def zeros(self, state: State) -> Sums:
+        """Sums over no example at all; each array of its own, for they are given away."""
+
+        def zero(dtype: Any = jnp.float32, shape: tuple[int, ...] = ()) -> Array:
+            return jnp.zeros(shape, dtype)
+
+        params = named(self._model, state.trainable)
+        grads = jax.tree.map(
+            lambda p: zero(jnp.promote_types(p.dtype, jnp.float32), p.shape), params
+        )
+        count = [zero(jnp.int32) for _ in range(3)]
+        return Sums(grads, zero(), *count, zero())
 
     def _sum(
         self,
         trainable: list[Array],
         frozen: list[Array],
         metrics: list[Array],
-        sums: Sums | None,
+        sums: Sums,
         block: tuple[Any, ...],
         mask: Bool[Array, " block"],
         norm: Float[Array, ""] | None,
@@ -84,7 +88,7 @@ class Step:
         )
         params = named(model, trainable)
         out = clipped(params, *block, mask=mask, norm=norm)
-        made = added(_none(out) if sums is None else sums, out, mask)
+        made = added(sums, out, mask)
         pairs = [
             *zip(model.trainable_variables, trainable, strict=True),
             *zip(model.non_trainable_variables, frozen, strict=True),
@@ -119,13 +123,6 @@ class Step:
         grads = [g.astype(p.dtype) for g, p in zip(listed(model, mean), trainable, strict=True)]
         trainable, optimizer = model.updated(optimizer, grads, trainable)
         return list(trainable), seeds_after(model, frozen), list(optimizer), norm
-
-
-def _none(out: Clipped) -> Sums:
-    """Sums over no example at all."""
-    zero, grads = jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, out.grads)
-    loss, bits = jnp.zeros((), out.losses.dtype), jnp.zeros_like(out.centred_bits)
-    return Sums(grads, loss, zero, zero, zero, bits)
 
 
 def _measured(

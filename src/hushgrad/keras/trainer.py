@@ -197,8 +197,10 @@ class PrivateTrainer:
                 "noise_multiplier must be given for train_on_batch: how many steps follow is not "
                 "known, so it cannot be found from epsilon"
             )
+        session = StreamSession(self._account, self._settings, 1, class_weight)
+        session.per_epoch = 1
         return self._carried_out(
-            StreamSession(self._account, self._settings, 1, class_weight),
+            session,
             lambda: super(PrivateTrainer, self).train_on_batch(  # pyright: ignore
                 x, y, sample_weight=sample_weight, return_dict=return_dict
             ),
@@ -219,15 +221,12 @@ class PrivateTrainer:
         if session is None or not isinstance(data, Drawn):
             raise InputError("train_step is for charged batches alone: call fit or train_on_batch")
         state, step = State(*state), self._compiled(session)
-        logs, metrics, sums = {}, state.metrics, None
+        logs, metrics, sums = {}, state.metrics, step.zeros(state)
         for block, mask in data.blocks:
             block, mask = _placed((block, mask))
-            if sums is None:
-                sums = step.zeros(state, block, mask, session.norm)
             logs, metrics, sums = step.sum(
                 state.trainable, state.frozen, metrics, sums, block, mask, session.norm
             )
-        assert sums is not None
         trainable, frozen, optimizer, session.norm = step.release(
             state.trainable, state.frozen, state.optimizer, sums, data.key, session.norm
         )
