@@ -85,8 +85,8 @@ class Account:
         self._opened: int = before["opened"]
         self._secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
         self._run = uuid.uuid4().hex
-        # Steps of the same mechanism that earlier trainings charged.
-        self._base = 0
+        # Of the last mechanism, those that earlier trainings charged included.
+        self._planned = 0
         self._open: tuple[Ledger, Reservation | None] | None = None
 
     @property
@@ -162,9 +162,7 @@ class Account:
         *earlier, last = self.spent
         before = Account(limit, self.delta if delta is None else delta)
         before.spent = earlier
-        # A mechanism that goes on from an earlier call has more steps than it was planned with.
-        steps = max(last.steps, self._base + last.mechanism.steps)
-        return sum(p.steps for p in earlier) + before.room(last.mechanism.after(steps))
+        return sum(p.steps for p in earlier) + before.room(last.mechanism.after(self._planned))
 
     def open(self, mechanism: Mechanism) -> RunSecret:
         """Begins to spend on a mechanism; gives the secret of its batches and noise.
@@ -187,7 +185,7 @@ class Account:
             held = self.budget.reserve(mechanism, name, directory=str(path))
         self._open = Ledger(path, name, mechanism.to_dict()), held
         self._began(mechanism)
-        self._base = self.spent[-1].steps
+        self._planned = self.spent[-1].steps + mechanism.steps
         self._opened += 1
         return RunSecret(self._secret.derive("fit", self._opened))
 

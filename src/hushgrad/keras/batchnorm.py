@@ -35,14 +35,15 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
         replaced from outside.
     """
     groups = whole("groups", groups)
-    if not model.built:
-        raise InputError("model must be built, or its channels are not known: call it once")
     for part in (model, *layers_of(model)):
         if isinstance(part, keras.Model) and not _is_graph(part) and _normalised(part):
             raise InputError(
                 f"{type(part).__name__} is a subclass with a call of its own: replace "
                 f"{', '.join(_normalised(part))} by keras.layers.GroupNormalization in its code"
             )
+
+    if not model.built:
+        raise InputError("model must be built, or its channels are not known: call it once")
 
     def replaced(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):

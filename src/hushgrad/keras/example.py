@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,13 +43,17 @@ def names(variables: Sequence[keras.Variable]) -> list[str]:
     return list(found)
 
 
-def named(model: keras.Model, values: Sequence[Any]) -> dict[str, Any]:
-    """Values of the trained variables, by their names."""
-    return dict(zip(names(model.trainable_variables), values, strict=True))
+def named(model: keras.Model, values: Sequence[Any]) -> OrderedDict[str, Any]:
+    """Values of the trained variables, by their names and in their order.
+
+    A plain dictionary would be sorted on its way through JAX, and which noise goes where would
+    follow from the numbers that Keras gives to layers.
+    """
+    return OrderedDict(zip(names(model.trainable_variables), values, strict=True))
 
 
 def listed(model: keras.Model, params: dict[str, Any]) -> list[Any]:
-    """The reverse of `named`, whatever order the dictionary has taken on the way."""
+    """The reverse of `named`."""
     return [params[name] for name in names(model.trainable_variables)]
 
 

@@ -191,8 +191,8 @@ def privatize(
 
 
 def _sampler(sampling: Any) -> type[Sampler] | Sampler:
-    if isinstance(sampling, str) and sampling in _KINDS:
-        sampling = _KINDS[sampling]
+    if isinstance(sampling, str):
+        sampling = _KINDS.get(sampling.replace("_", "-"), sampling)
     if sampling in SAMPLERS or isinstance(sampling, SAMPLERS):
         return sampling
     known = ", ".join(repr(kind) for kind in _KINDS)
