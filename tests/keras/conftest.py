@@ -7,14 +7,14 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # before anything imports Keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras.layers", reason="needs Keras: pip install keras")
+pytest.importorskip("keras.layers", reason="needs Keras: pip install keras")
 
-import keras  # noqa: E402
+import keras
 
 if keras.backend.backend() != "jax":
     pytest.skip("needs Keras on JAX: set KERAS_BACKEND=jax", allow_module_level=True)
 
-import hushgrad as hg  # noqa: E402
+import hushgrad as hg
 
 
 @pytest.fixture(autouse=True)

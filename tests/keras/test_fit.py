@@ -196,7 +196,7 @@ def test_validation(run, data, private):
     assert made.account.spent[0].mechanism.examples == 160
     with pytest.raises(InputError, match="leaves nothing to train or to validate"):
         run(x, y, validation_split=0.999)
-    with pytest.raises(InputError, match="validation_split=0.2 is for arrays"):
+    with pytest.raises(InputError, match=r"validation_split=0\.2 is for arrays"):
         run(Items(x, y), validation_split=0.2)
 
 

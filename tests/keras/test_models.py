@@ -30,11 +30,12 @@ def test_the_wrapped_model_is_shared_and_not_changed(private, classifier, data, 
     before = [v.value for v in model.weights]
     made = private(model, metrics=["accuracy"])
     made.fit(*data, batch_size=50, verbose=0)
-    assert made.model is model and not model.compiled
+    assert made.model is model
+    assert not model.compiled
     assert [id(v) for v in made.weights] == [id(v) for v in model.weights]
     assert not any(np.array_equal(v.value, b) for v, b in zip(model.weights, before, strict=True))
     np.testing.assert_array_equal(made.predict(data[0], verbose=0), model(data[0]))
-    loss, accuracy = made.evaluate(*data, verbose=0)
+    _loss, accuracy = made.evaluate(*data, verbose=0)
     right = np.argmax(np.asarray(model(data[0])), -1) == data[1]
     assert accuracy == pytest.approx(np.mean(right), abs=1e-6)
     model.save(tmp_path / "model.keras")
@@ -115,7 +116,7 @@ class OwnLoss(Subclassed):
 
 
 def test_a_loss_of_the_models_own(data):
-    made, history = trained(OwnLoss(), *data, loss=None)
+    _, history = trained(OwnLoss(), *data, loss=None)
     assert history["loss"][0] > 0
     with pytest.raises(InputError, match="loss must be left out: OwnLoss has a compute_loss"):
         hg.keras.privatize(OwnLoss(), clip=1.0, noise_multiplier=1.0).compile("sgd", "mse")
@@ -195,7 +196,7 @@ def test_batch_statistics_are_replaced():
             super().__init__()
             self.first = layers.BatchNormalization(name="mixer")
 
-    with pytest.raises(InputError, match="Own is a subclass .* replace mixer"):
+    with pytest.raises(InputError, match=r"Own is a subclass .* replace mixer"):
         hg.keras.replace_batchnorm(Own())
 
 

@@ -28,8 +28,8 @@ if _keras.backend.backend() != "jax":
         "in the environment before Keras is imported"
     )
 
-from hushgrad.keras import callbacks  # noqa: E402
-from hushgrad.keras.batchnorm import replace_batchnorm  # noqa: E402
-from hushgrad.keras.model import PrivateModel, privatize  # noqa: E402
+from hushgrad.keras import callbacks
+from hushgrad.keras.batchnorm import replace_batchnorm
+from hushgrad.keras.model import PrivateModel, privatize
 
 __all__ = ["PrivateModel", "callbacks", "privatize", "replace_batchnorm"]

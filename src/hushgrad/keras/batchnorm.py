@@ -31,8 +31,8 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
       groups: of channels; fewer where they do not divide a layer's channels.
 
     Raises:
-      InputError: if the model is not built, or a subclass with a `call` of its own, whose layers cannot be
-        replaced from outside.
+      InputError: if the model is not built, or a subclass with a `call` of its own, whose
+        layers cannot be replaced from outside.
     """
     groups = whole("groups", groups)
     for part in (model, *layers_of(model)):

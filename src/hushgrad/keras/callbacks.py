@@ -15,6 +15,8 @@ __all__ = ["PrivacyReport", "StopAtEpsilon"]
 
 
 class _Private(keras.callbacks.Callback):
+    model: Any
+
     def set_model(self, model: Any) -> None:
         """Takes note of the model.
 

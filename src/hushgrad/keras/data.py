@@ -138,7 +138,7 @@ class _BatchSource(Source):
 def _parts(batch: Any) -> tuple[Any, ...]:
     """A batch's parts, one to three, as NumPy arrays."""
     parts = batch if isinstance(batch, tuple) else (batch,)
-    return keras.tree.map_structure(_array, parts)
+    return tuple(_numbers(part) for part in parts)
 
 
 def _whole(

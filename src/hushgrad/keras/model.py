@@ -77,7 +77,7 @@ class PrivateModel(PrivateTrainer, keras.Model):
         training: bool = True,
     ) -> Any:
         """The loss of the model inside where it has one of its own, else the compiled one."""
-        owner = self.model if self.owns_loss else super()
+        owner: Any = self.model if self.owns_loss else super()
         return owner.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )

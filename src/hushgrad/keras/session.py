@@ -145,14 +145,13 @@ class Session(abc.ABC):
         """Of so many steps; by the settings' sampling unless another is given."""
         settings = self._settings.grouped(batch_size)
         delta, noise = self._account.delta_for(examples), settings.noise_multiplier
-        sampling = settings.sampling if sampling is None else sampling
         facts: dict[str, Any] = {
             "examples": examples,
             "batch_size": batch_size,
             "steps": steps,
             "clip": settings.clip,
             "delta": delta,
-            "sampling": sampling,
+            "sampling": settings.sampling if sampling is None else sampling,
         }
         if noise is None:
             # Its own noise is not known yet; all else of it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,23 +48,21 @@ class Step:
 
     def __init__(self, model: Any, mechanism: Mechanism, loss_scale: float, compiled: bool) -> None:
         self._model, self._mechanism, self._loss_scale = model, mechanism, loss_scale
-        self.sum, self.release = self._sum, self._release
+        self.sum: Callable[..., Any] = self._sum
+        self.release: Callable[..., Any] = self._release
         if compiled:
-            self.sum = jax.jit(self._sum, donate_argnums=(2, 3))
-            self.release = jax.jit(self._release, donate_argnums=(0, 2))
+            self.sum = jax.jit(self.sum, donate_argnums=(2, 3))
+            self.release = jax.jit(self.release, donate_argnums=(0, 2))
 
     def zeros(self, state: State) -> Sums:
         """Sums over no example at all; each array of its own, for they are given away."""
-
-        def zero(dtype: Any = jnp.float32, shape: tuple[int, ...] = ()) -> Array:
-            return jnp.zeros(shape, dtype)
-
         params = named(self._model, state.trainable)
         grads = jax.tree.map(
-            lambda p: zero(jnp.promote_types(p.dtype, jnp.float32), p.shape), params
+            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
         )
-        count = [zero(jnp.int32) for _ in range(3)]
-        return Sums(grads, zero(), *count, zero())
+        loss, bits = jnp.zeros(()), jnp.zeros(())
+        finite, clipped, nonfinite = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return Sums(grads, loss, finite, clipped, nonfinite, bits)
 
     def _sum(
         self,
@@ -108,7 +107,7 @@ class Step:
         frozen: list[Array],
         optimizer: list[Array],
         sums: Sums,
-        key: UInt32[Array, "8"],
+        key: UInt32[Any, "8"],
         norm: Float[Array, ""] | None,
     ) -> tuple[list[Array], list[Array], list[Array], Float[Array, ""] | None]:
         """The state after the step: the sum with noise, seen by the optimizer."""

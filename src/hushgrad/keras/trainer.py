@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import keras
@@ -36,7 +36,11 @@ class _Ticks(keras.utils.PyDataset):
         return self._sample
 
 
-class PrivateTrainer:
+# It stands before a class of models among the bases of a third, and calls what that has.
+_Model = keras.Model if TYPE_CHECKING else object
+
+
+class PrivateTrainer(_Model):
     """A `keras.Model` whose `fit` and `train_on_batch` are private; stands before it in bases.
 
     Every update goes through `train_function`, which charges a step before it is made.
@@ -78,10 +82,10 @@ class PrivateTrainer:
     @property
     def losses(self) -> list[Any]:
         """As Keras's; while an example's loss is computed, without those of the weights."""
-        losses = super().losses  # pyright: ignore[reportAttributeAccessIssue]
+        losses = super().losses
         if not self.unpenalised:
             return losses
-        weights = [v for v in self.trainable_weights if v.regularizer is not None]  # pyright: ignore
+        weights = [v for v in self.trainable_weights if v.regularizer is not None]
         return losses[: len(losses) - len(weights)]
 
     def compile(
@@ -93,11 +97,11 @@ class PrivateTrainer:
           InputError: if a layer mixes examples, or the optimizer is another library's.
         """
         optimizer, options = self.prepared(optimizer, options)
-        super().compile(optimizer, loss, *arguments, **options)  # pyright: ignore
+        super().compile(optimizer, loss, *arguments, **options)
 
     def prepared(self, optimizer: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The optimizer and the other arguments that Keras's own compile is to be given."""
-        check_layers(self)  # pyright: ignore[reportArgumentType]
+        check_layers(self)
         optimizer = keras.optimizers.get(optimizer)
         narrow = any(layer.compute_dtype == "float16" for layer in [self, *layers_of(self)])
         self._loss_scale = _LOSS_SCALE if narrow else 1.0
@@ -110,8 +114,8 @@ class PrivateTrainer:
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as the model that was saved was."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:  # pyright: ignore[reportAttributeAccessIssue]
-            self.optimizer.build(self.trainable_variables)  # pyright: ignore
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def fit(
         self,
@@ -175,7 +179,7 @@ class PrivateTrainer:
             session = RowSession(self._account, self._settings, rows, size, steps)
             options["x"] = _Ticks(per_epoch, rows.sample())
         session.per_epoch = per_epoch
-        return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))  # pyright: ignore
+        return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))
 
     def train_on_batch(
         self,
@@ -201,7 +205,7 @@ class PrivateTrainer:
         session.per_epoch = 1
         return self._carried_out(
             session,
-            lambda: super(PrivateTrainer, self).train_on_batch(  # pyright: ignore
+            lambda: super(PrivateTrainer, self).train_on_batch(
                 x, y, sample_weight=sample_weight, return_dict=return_dict
             ),
         )
@@ -234,7 +238,7 @@ class PrivateTrainer:
 
     def updated(self, optimizer: Any, grads: Any, trainable: Any) -> tuple[Any, Any]:
         """The variables and the optimizer's after an update with noisy gradients."""
-        own = self.optimizer  # pyright: ignore[reportAttributeAccessIssue]
+        own = self.optimizer
         apply = getattr(own, "private_update", own.stateless_apply)
         return apply(optimizer, grads, trainable)
 
@@ -291,7 +295,7 @@ class PrivateTrainer:
         """The step's functions, which do not depend on how many steps there are."""
         mechanism = session.mechanism.after(1)
         if self._step is None or self._step[0] != mechanism:
-            made = Step(self, mechanism, self._loss_scale, not self.run_eagerly)  # pyright: ignore
+            made = Step(self, mechanism, self._loss_scale, not self.run_eagerly)
             self._step = mechanism, made
         return self._step[1]
 

@@ -43,13 +43,13 @@ def privatised(model: keras.Model, settings: Settings, account: Account) -> None
       InputError: as `hushgrad.keras.privatize` does.
     """
     check_model(model)
-    model.__class__ = _private_class(type(model))
+    model.__class__ = _private_class(type(model))  # pyright: ignore[reportArgumentType]
     assert isinstance(model, PrivateTrainer)
     model.make_private(settings, account)
 
 
 @functools.cache
-def _private_class(cls: type[keras.Model]) -> type[keras.Model]:
+def _private_class(cls: Any) -> Any:
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls.__name__, (PrivateTrainer, cls), names)
 
@@ -68,17 +68,17 @@ def make_dp_model_class(cls: type[keras.Model]) -> type[keras.Model]:
       InputError: if the class has a `train_step` of its own.
     """
     check_type(cls)
+    return _dp_class(cls)  # pyright: ignore[reportArgumentType]
 
-    class DPModelClass(PrivateTrainer, cls):
-        def __new__(class_, *arguments: Any, **options: Any) -> Any:
-            if (
-                class_ is DPModelClass
-                and cls is keras.Model
-                and {"inputs", "outputs"} <= {*options}
-            ):
+
+@functools.cache
+def _dp_class(base: Any) -> Any:
+    class DPModelClass(PrivateTrainer, base):
+        def __new__(cls, *arguments: Any, **options: Any) -> Any:
+            if cls is DPModelClass and base is keras.Model and {"inputs", "outputs"} <= {*options}:
                 graph = type(keras.Model(options["inputs"], options["outputs"]))
                 return make_dp_model_class(graph)(*arguments, **options)
-            return super().__new__(class_)
+            return super().__new__(cls)
 
         def __init__(
             self,
@@ -112,21 +112,19 @@ def make_dp_model_class(cls: type[keras.Model]) -> type[keras.Model]:
             }
 
         @classmethod
-        def from_config(class_, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
             own = {name: config[name] for name in _OWN}
             rest = {name: value for name, value in config.items() if name not in _OWN}
-            model = cls.from_config(rest, custom_objects=custom_objects)
-            model.__class__ = class_
+            model = base.from_config(rest, custom_objects=custom_objects)
+            model.__class__ = cls
             spent = own.pop("spent")
             model.make_private(settings_of(**own), Account(None, None, before=spent))
             return model
 
-    DPModelClass.__name__ = DPModelClass.__qualname__ = f"DP{cls.__name__}"
+    DPModelClass.__name__ = DPModelClass.__qualname__ = f"DP{base.__name__}"
     DPModelClass.__module__ = __name__
     return keras.saving.register_keras_serializable("hushgrad")(DPModelClass)
 
-
-make_dp_model_class = functools.cache(make_dp_model_class)
 
 DPModel = make_dp_model_class(keras.Model)
 DPSequential = make_dp_model_class(keras.Sequential)

@@ -13,6 +13,7 @@ from hushgrad.compat.tensorflow_privacy.privacy.keras_models.dp_keras_model impo
 )
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
+from hushgrad.keras.session import Settings
 from hushgrad.keras.trainer import PrivateTrainer
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
 class _Private:
     """What every optimizer here has beside what Keras's has."""
 
+    settings: Settings
+    account: Account
     _noisy = False
 
     def apply(self, *arguments: Any, **options: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The modules of TensorFlow Privacy, under the paths that scripts import them from."""

@@ -1,0 +1,200 @@
+"""Scripts of TensorFlow Privacy that train: only their imports change."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # before anything imports Keras
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("keras.layers", reason="needs Keras: pip install keras")
+
+import keras
+
+if keras.backend.backend() != "jax":
+    pytest.skip("needs Keras on JAX: set KERAS_BACKEND=jax", allow_module_level=True)
+
+import hushgrad as hg
+import hushgrad.compat.tensorflow_privacy as tensorflow_privacy
+from hushgrad.errors import InputError
+
+EACH = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+
+
+@pytest.fixture(autouse=True)
+def _own_ledger(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 6)).astype(np.float32)
+    return x, (x[:, 0] > 0).astype(np.int32)
+
+
+def classifier(width=8):
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((6,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(2)]
+    return keras.Sequential(stack)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DPKerasSGDOptimizer",
+        "DPKerasAdamOptimizer",
+        "DPKerasAdagradOptimizer",
+        "VectorizedDPKerasSGDOptimizer",
+    ],
+)
+def test_an_optimizer_makes_its_model_private(data, name, tmp_path):
+    optimizer = getattr(tensorflow_privacy, name)(
+        l2_norm_clip=1.0, noise_multiplier=0.8, num_microbatches=40, learning_rate=0.05
+    )
+    model = classifier()
+    model.compile(optimizer=optimizer, loss=EACH, metrics=["accuracy"])
+    history = model.fit(*data, epochs=4, batch_size=40, validation_data=data, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    m = hg.dp_sgd(examples=120, batch_size=40, steps=12, delta=1e-5, noise_multiplier=0.8)
+    assert model.epsilon(1e-5) == m.epsilon()
+    assert isinstance(model, keras.Sequential)
+    assert float(optimizer.learning_rate) == pytest.approx(0.05)
+    # What is saved is an ordinary model, which knows what it spent where hushgrad is there.
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.epsilon(1e-5) == m.epsilon()
+    loaded.fit(*data, batch_size=40, verbose=0)
+    assert loaded.account.steps == 15
+    plain = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert type(plain) is keras.Sequential
+
+
+@pytest.mark.parametrize(("batch", "microbatches"), [(60, None), (60, 60), (120, 60), (120, 4)])
+def test_the_noise_is_what_was_asked_for(data, batch, microbatches):
+    """Standard deviation of the update: C z over the number of microbatches.
+
+    Of n normal numbers the deviation is within 4 / sqrt(2 n) of the true one, but for one in
+    15,000 tries; what the gradients add is less than 1e-3 of it.
+    """
+    z = 5000.0
+    optimizer = tensorflow_privacy.DPKerasSGDOptimizer(
+        l2_norm_clip=0.1, noise_multiplier=z, num_microbatches=microbatches, learning_rate=1.0
+    )
+    model = classifier(64)
+    model.compile(optimizer=optimizer, loss=EACH)
+    before = np.concatenate([w.ravel() for w in model.get_weights()])
+    model.fit(*data, batch_size=batch, steps_per_epoch=1, verbose=0)
+    moved = np.concatenate([w.ravel() for w in model.get_weights()]) - before
+    wanted = 0.1 * z / (microbatches or batch)
+    assert np.std(moved) == pytest.approx(wanted, rel=4 / np.sqrt(2 * len(moved)))
+
+
+def test_microbatches_are_averaged_and_clipped(data):
+    """All 120 examples in one batch, in 30 microbatches of four neighbours."""
+    x, y = data
+    optimizer = tensorflow_privacy.DPKerasSGDOptimizer(
+        l2_norm_clip=0.3, noise_multiplier=1e-3, num_microbatches=30, learning_rate=1.0
+    )
+    model = classifier()
+    model.compile(optimizer=optimizer, loss=EACH)
+    values = [v.value for v in model.trainable_variables]
+
+    def loss(values, rows):
+        logits, _ = model.stateless_call(values, [], x[rows])
+        each = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[rows][:, None], 1)
+        return jnp.mean(each)
+
+    total = [np.zeros(v.shape) for v in values]
+    for start in range(0, 120, 4):
+        grads = jax.grad(loss)(values, np.arange(start, start + 4))
+        norm = float(jnp.sqrt(sum(jnp.sum(g**2) for g in grads)))
+        total = [t + np.asarray(g) * min(1, 0.3 / norm) for t, g in zip(total, grads, strict=True)]
+    expected = [np.asarray(v) - t / 30 for v, t in zip(values, total, strict=True)]
+    model.fit(x, y, batch_size=120, verbose=0)
+    for found, wanted in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    # An example that is replaced moves a sum by two clips: the noise counts half.
+    m = model.account.spent[0].mechanism
+    assert (m.noise_multiplier, m.clip.sensitivity, m.sampling.kind) == (5e-4, 0.6, "shuffle")
+
+
+def test_microbatches_must_divide_the_batch(data):
+    optimizer = tensorflow_privacy.DPKerasSGDOptimizer(1.0, 1.0, num_microbatches=7)
+    model = classifier()
+    model.compile(optimizer=optimizer, loss=EACH)
+    told = r"num_microbatches must divide the batch, got num_microbatches=7 for a batch of 40"
+    with pytest.raises(InputError, match=told):
+        model.fit(*data, batch_size=40, verbose=0)
+    assert model.account.steps == 0
+
+
+def test_an_optimizer_alone_is_refused(data):
+    """Applied to the gradient of a batch it would clip nobody."""
+    optimizer = tensorflow_privacy.DPKerasSGDOptimizer(1.0, 1.0, learning_rate=0.1)
+    variable = keras.Variable(np.ones(3))
+    for apply in (
+        lambda: optimizer.apply([np.ones(3)], [variable]),
+        lambda: optimizer.apply_gradients([(np.ones(3), variable)]),
+    ):
+        with pytest.raises(InputError, match=r"works through model\.compile"):
+            apply()
+    for wrong in ({"l2_norm_clip": 0}, {"noise_multiplier": 0}, {"num_microbatches": 0.5}):
+        settings = {"l2_norm_clip": 1.0, "noise_multiplier": 1.0} | wrong
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            tensorflow_privacy.DPKerasSGDOptimizer(**settings)
+
+
+def test_ordinary_models_stay_ordinary(data, tmp_path):
+    model = classifier()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*data, verbose=0)
+    assert type(model) is keras.Sequential
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").compiled
+
+
+class Subclassed(keras.Model):
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.last = keras.layers.Dense(width), keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+class OwnStep(keras.Model):
+    def train_step(self, state, data):
+        return super().train_step(state, data)
+
+
+def test_models_of_dp_classes(data, tmp_path):
+    private = {"l2_norm_clip": 1.0, "noise_multiplier": 0.7}
+    ends = keras.Input((6,))
+    made = [
+        tensorflow_privacy.DPSequential(
+            **private, num_microbatches=40, layers=[keras.layers.Dense(2)]
+        ),
+        tensorflow_privacy.DPModel(
+            **private, inputs=ends, outputs=keras.layers.Dense(2)(ends), name="graph"
+        ),
+        tensorflow_privacy.make_dp_model_class(Subclassed)(**private, width=3),
+    ]
+    m = hg.dp_sgd(examples=120, batch_size=40, steps=3, delta=1e-5, noise_multiplier=0.7)
+    for model in made:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        model.fit(*data, batch_size=40, verbose=0)
+        assert model.epsilon(1e-5) == m.epsilon()
+    for model in made[:2]:
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(
+            loaded.predict(data[0], verbose=0), model.predict(data[0], verbose=0)
+        )
+        assert loaded.epsilon(1e-5) == m.epsilon()
+        assert loaded.noise_multiplier == 0.7
+    with pytest.raises(InputError, match="OwnStep has a train_step of its own"):
+        tensorflow_privacy.make_dp_model_class(OwnStep)
