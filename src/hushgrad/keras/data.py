@@ -42,9 +42,9 @@ class Rows(Source):
         example = self._examples.rows(rows, rng)
         return words, *_whole(example, self._class_weight)
 
-    def sample(self) -> tuple[Any, ...]:
-        """Zeros, shaped as two examples: inputs, targets and weights."""
-        _, *example = self.rows(np.zeros(2, np.int64), np.random.default_rng(0))
+    def sample(self, count: int) -> tuple[Any, ...]:
+        """Zeros, shaped as some examples: inputs, targets and weights."""
+        _, *example = self.rows(np.zeros(count, np.int64), np.random.default_rng(0))
         return jax.tree.map(np.zeros_like, tuple(example))
 
 

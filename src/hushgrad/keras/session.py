@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import keras
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
@@ -21,7 +22,7 @@ from hushgrad.training.draw import Part, parts
 from hushgrad.training.feed import ahead
 from hushgrad.training.secret import RunSecret
 
-__all__ = ["Drawn", "RowSession", "Session", "Settings", "StreamSession"]
+__all__ = ["Drawn", "RowSession", "Session", "Settings", "StreamSession", "shards"]
 
 _CPU_BLOCK, _BLOCK = 64, 1024
 _READ_AHEAD = 8
@@ -51,12 +52,11 @@ class Settings(NamedTuple):
     def block(self, batch_size: int) -> int:
         """Examples that are processed at once: on a CPU, as many as its caches hold."""
         if self.block_size is not None:
-            return self.block_size
+            return -(-self.block_size // shards()) * shards()
         most = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
-        if self.microbatches is not None:
-            group = batch_size // self.microbatches
-            return -(-min(most, batch_size) // group) * group
-        return min(most, batch_size)
+        whole = shards() * (1 if self.microbatches is None else batch_size // self.microbatches)
+        # Devices, and microbatches, have as many examples each.
+        return -(-min(most, batch_size) // whole) * whole
 
     def grouped(self, batch_size: int) -> Settings:
         """The settings with a clip for the microbatches of a batch.
@@ -80,6 +80,15 @@ class Settings(NamedTuple):
             noise_multiplier=self.noise_multiplier / 2,
             sampling=Shuffle,
         )
+
+
+def shards() -> int:
+    """Among how many devices Keras divides the examples of a batch."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or distribution.batch_dim_name is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
 class Drawn(NamedTuple):

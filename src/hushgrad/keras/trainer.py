@@ -13,7 +13,7 @@ from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import rows_of, split
 from hushgrad.keras.example import check_layers, layers_of
-from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession
+from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession, shards
 from hushgrad.keras.step import State, Step
 
 __all__ = ["PrivateTrainer"]
@@ -177,7 +177,7 @@ class PrivateTrainer(_Model):
             per_epoch = math.ceil(rows.size / size) if steps_per_epoch is None else steps_per_epoch
             steps = per_epoch * (epochs - initial_epoch)
             session = RowSession(self._account, self._settings, rows, size, steps)
-            options["x"] = _Ticks(per_epoch, rows.sample())
+            options["x"] = _Ticks(per_epoch, rows.sample(2 * shards()))
         session.per_epoch = per_epoch
         return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))
 
