@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 # Faces that need more than hushgrad itself does, imported when they are asked for.
-_FACES = ("keras",)
+_FACES = ("keras", "sklearn")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,8 @@ from hushgrad._version import __version__
 from hushgrad.cli import budget, train
 from hushgrad.cli.epsilon import epsilon
 from hushgrad.cli.plan import plan
+from hushgrad.cli.schema import schema
+from hushgrad.cli.table import table
 from hushgrad.errors import HushgradError
 
 __all__ = ["app", "main"]
@@ -23,10 +25,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+train.app.command()(table)
 app.add_typer(train.app, name="train")
 app.add_typer(budget.app, name="budget")
 app.command()(epsilon)
 app.command()(plan)
+app.command()(schema)
 
 
 def _show_version(asked: bool) -> None:

@@ -25,7 +25,7 @@ class Display:
         self._console = Console(highlight=False, soft_wrap=True)
         self.bar = ProgressBar(self._console)
 
-    def introduce(self, name: str, directory: Path) -> None:
+    def introduce(self, name: str, directory: Path, *remarks: str) -> None:
         """Says what is about to run."""
         m = self._mechanism
         self._console.print(
@@ -35,17 +35,20 @@ class Display:
             f"Run directory: {directory}\n"
             "* The loss carries no noise: it is for your eyes, not for publication."
         )
+        for remark in remarks:
+            self._console.print(remark)
 
-    def conclude(self, run: training.Run, score: float, tested: int) -> None:
-        """Accuracy, statement and where everything is."""
+    def conclude(self, run: training.Run, score: str, statement: str, *files: str) -> None:
+        """Score, statement and where everything is."""
         if not self.bar.began:
             self._console.print(
                 "This run is complete; nothing was trained and nothing spent. To train anew, "
                 "and spend anew, name another --directory."
             )
-        self._console.print(f"\nTest accuracy {score:.2%} on {tested:,} held-out images\n")
-        self._console.print(run.statement())
+        self._console.print(f"\n{score}\n")
+        self._console.print(statement)
         self._console.print(
             f"\nWritten to {run.directory}:\n"
-            "params.npz, result.json, statement.txt, ledger.sqlite, checkpoints"
+            f"{', '.join(['params.npz', *files, 'result.json', 'statement.txt', 'ledger.sqlite'])}"
+            ", checkpoints"
         )

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from hushgrad.recipes import Recipe
     from hushgrad.training import Budget, Run
 
-__all__ = ["app"]
+__all__ = ["INTERRUPTED", "app", "opened_budget"]
 
 app = typer.Typer(help="Train a classifier with differential privacy.", no_args_is_help=True)
 
 _EPSILON = 3.0
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _BUDGETS = "HUSHGRAD_BUDGETS"
 
 Epsilon = Annotated[
@@ -68,12 +68,7 @@ class Settings:
 
     def opened_budget(self) -> Budget | None:
         """The data set's budget, if one was named."""
-        from hushgrad.errors import InputError
-        from hushgrad.training import Budget
-
-        if self.budget is None and self.budget_url is not None and not os.getenv(_BUDGETS):
-            raise InputError("--budget-url needs --budget, the budget's name")
-        return None if self.budget is None else Budget(self.budget, url=self.budget_url)
+        return opened_budget(self.budget, self.budget_url)
 
     def mechanism(self, examples: int) -> Mechanism:
         """The mechanism for so many examples; its warnings go to the terminal."""
@@ -100,6 +95,16 @@ class Settings:
         given |= {"budget": self.budget} if self.budget else {}
         content = json.dumps(given, sort_keys=True)
         return Path("runs") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def opened_budget(name: str | None, url: str | None) -> Budget | None:
+    """The budget of that name, if one was named."""
+    from hushgrad.errors import InputError
+    from hushgrad.training import Budget
+
+    if name is None and url is not None and not os.getenv(_BUDGETS):
+        raise InputError("--budget-url needs --budget, the budget's name")
+    return None if name is None else Budget(name, url=url)
 
 
 @app.command()
@@ -195,10 +200,11 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
         )
     except KeyboardInterrupt as interrupted:
         typer.echo(str(interrupted) or "interrupted; the same command goes on", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     score = accuracy(recipe, run.params, *data.test)
     _write(run, score)
-    display.conclude(run, score, len(data.test[0]))
+    tested = f"Test accuracy {score:.2%} on {len(data.test[0]):,} held-out images"
+    display.conclude(run, tested, run.statement())
 
 
 def _write(run: Run, score: float) -> None:

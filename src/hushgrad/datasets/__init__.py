@@ -14,5 +14,19 @@ from hushgrad.datasets.dataset import Dataset
 from hushgrad.datasets.digits import load_digits
 from hushgrad.datasets.idx import read_idx
 from hushgrad.datasets.mnist import load_mnist
+from hushgrad.datasets.schema import Category, Number, Schema
+from hushgrad.datasets.table import encode_table, read_table, table_labels
 
-__all__ = ["Columns", "Dataset", "load_digits", "load_mnist", "read_idx"]
+__all__ = [
+    "Category",
+    "Columns",
+    "Dataset",
+    "Number",
+    "Schema",
+    "encode_table",
+    "load_digits",
+    "load_mnist",
+    "read_idx",
+    "read_table",
+    "table_labels",
+]

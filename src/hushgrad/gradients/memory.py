@@ -25,7 +25,7 @@ _SLACK = 2.2
 # come one after the other: fresh memory has to be mapped on every call. Whole batch and
 # chunks of this size, in ms: transformer 206 and 173, LSTM 107 and 89. Convolutions run
 # several times slower inside a loop there, so programs that have any are left whole.
-_NEAR = {"cpu": 20_000_000}
+_NEAR = {"cpu": 2e7}
 # Twice the ordinary gradient's memory, in units of `values`.
 _TWICE = 1.5
 
@@ -77,7 +77,7 @@ def _near(plan: Plan, found: Estimate) -> float:
     most = _NEAR.get(jax.default_backend(), math.inf)
     if "conv_general_dilated" in names:
         return math.inf
-    return max(most, 2 * found.parameters)
+    return max(most, 2.0 * found.parameters)
 
 
 def estimate(plan: Plan) -> Estimate:

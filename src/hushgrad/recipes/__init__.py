@@ -3,5 +3,6 @@
 from hushgrad.recipes.digits import digits
 from hushgrad.recipes.mnist import mnist
 from hushgrad.recipes.recipe import Recipe, accuracy
+from hushgrad.recipes.tabular import Network, tabular_mechanism
 
-__all__ = ["Recipe", "accuracy", "digits", "mnist"]
+__all__ = ["Network", "Recipe", "accuracy", "digits", "mnist", "tabular_mechanism"]

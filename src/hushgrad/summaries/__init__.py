@@ -1,0 +1,28 @@
+"""What is released of the columns of a table before a model is trained on it.
+
+Scaling a column needs its range, and one column for each category needs their names. Where
+these are not public they are read off histograms with noise, at a price that is composed
+with the training's:
+
+```python
+h = Histograms.of(examples=len(x), columns=x.shape[1], epsilon=0.1, delta=1e-5)
+low, high, found = bounds_of(survey([Counts.of_numbers(c) for c in x.T], h))
+```
+"""
+
+from hushgrad.summaries.bounds import EDGES, Range, bounds_of, records_of
+from hushgrad.summaries.histograms import Histograms
+from hushgrad.summaries.release import Counts, Noisy, survey
+from hushgrad.summaries.releases import Releases
+
+__all__ = [
+    "EDGES",
+    "Counts",
+    "Histograms",
+    "Noisy",
+    "Range",
+    "Releases",
+    "bounds_of",
+    "records_of",
+    "survey",
+]
