@@ -165,6 +165,21 @@ def test_any_clip_in_plain_data_and_words(kind):
     assert all(m != make(clip=other) for name, other in KINDS.items() if name != kind)
 
 
+@pytest.mark.parametrize(
+    "kind", [*KINDS.values(), clip.PerLayer({"a": {"b": 0.5}, "c": 1.0})], ids=repr
+)
+@pytest.mark.parametrize("sampling", hg.sampling.SAMPLERS)
+def test_plain_data_are_read_again(kind, sampling):
+    m = make(clip=kind, sampling=sampling, unit="example")
+    assert hg.Mechanism.from_dict(json.loads(json.dumps(m.to_dict()))) == m
+
+
+def test_norms_that_were_given_by_position_are_not_read():
+    m = make(clip=clip.PerLayer([0.5, 1.0]))
+    with pytest.raises(InputError, match="norms must be given by names to be read again"):
+        hg.Mechanism.from_dict(m.to_dict())
+
+
 @pytest.mark.parametrize("value", [clip.Automatic, "flat", {"w": 1.0}, [clip.Flat(1.0)]])
 def test_a_clip_that_is_no_rule(value):
     message = error_of(clip=value)

@@ -170,3 +170,30 @@ def test_copies_of_one_example_are_clipped_as_one():
     np.testing.assert_allclose(out.norms, norms, rtol=1e-5)
     want = {n: jnp.tensordot(jnp.minimum(1, 0.5 / norms), g, 1) for n, g in grads.items()}
     close(out.grads, want)
+
+
+@pytest.mark.parametrize("clip", [0.7, hg.clip.PerLayer(total=0.7), hg.clip.Automatic()])
+def test_a_scaled_loss_gives_the_same(clip):
+    """A power of two changes no digit of what is clipped, and all is told of the loss itself."""
+    plain = jax.jit(hg.clipped_grad(loss, clip))(P, X, Y)
+    scaled = jax.jit(hg.clipped_grad(loss, clip, loss_scale=2.0**10))(P, X, Y)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(scaled), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_scale_keeps_small_gradients_of_float16():
+    """The gradient, 1e-9, is below the smallest number that float16 has."""
+
+    def tiny(p, x):
+        return jnp.sum(1e-9 * (p["w"] * x).astype(jnp.float16).astype(jnp.float32))
+
+    p, x = {"w": jnp.ones(4, jnp.float16)}, jnp.ones((2, 4), jnp.float16)
+    assert not hg.clipped_grad(tiny, 1.0)(p, x).norms.any()
+    norms = hg.clipped_grad(tiny, 1.0, loss_scale=2.0**20)(p, x).norms
+    np.testing.assert_allclose(norms, 2e-9, rtol=1e-2)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), "2"])
+def test_a_scale_that_is_none(wrong):
+    with pytest.raises(InputError, match="loss_scale must be a positive finite number"):
+        hg.clipped_grad(loss, 1.0, loss_scale=wrong)

@@ -1,10 +1,11 @@
 """Which models can be trained privately, which are refused, and what becomes of them."""
 
-import json
+import io
 import subprocess
 import sys
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -69,8 +70,14 @@ def test_a_private_model_is_saved_with_what_it_spent(private, data, tmp_path, cl
     made.summary()
     assert "dense" in capsys.readouterr().out
     with zipfile.ZipFile(tmp_path / "private.keras") as file:
-        plain = json.loads(file.read("config.json"))
-    assert "secret" not in json.dumps(plain)
+        config, stored = file.read("config.json"), file.read("model.weights.h5")
+    assert b"secret" not in config
+    # Weights and the optimizer's state, but no metric: those count who was drawn.
+    with h5py.File(io.BytesIO(stored)) as file:
+        found = []
+        file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
+    assert len(found) == 6
+    assert all(name.startswith(("layers/", "optimizer/")) for name in found)
 
 
 class Subclassed(keras.Model):
@@ -222,6 +229,7 @@ def test_state_that_moves_is_refused_by_name(classifier, data, extra, named, wei
     before = weights(made)
     with pytest.raises(InputError, match=f"layers {named} keep state that moves"):
         made.fit(*data, verbose=0)
+    assert made.account.steps == 0
     for a, b in zip(before, weights(made), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -291,7 +299,7 @@ def test_wrong_calls(private, classifier, data):
     with pytest.raises(InputError, match=r"model must be a keras\.Model"):
         hg.keras.privatize(layers.Dense(2), clip=1.0, noise_multiplier=1.0)
     made = private()
-    with pytest.raises(InputError, match="train_step is for charged batches alone"):
+    with pytest.raises(InputError, match="train_step is for drawn batches alone"):
         made.train_step(None, None)
     made.make_train_function()
     with pytest.raises(InputError, match="train_function charges what fit"):

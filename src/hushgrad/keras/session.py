@@ -1,10 +1,10 @@
-"""One training of a Keras model: what it releases, and its batches, charged as they are drawn."""
+"""One training of a Keras model: what it releases, and its batches."""
 
 from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -92,10 +92,17 @@ def shards() -> int:
 
 
 class Drawn(NamedTuple):
-    """One step's batch: its blocks with their masks, and the key of its noise."""
+    """One step's batch.
+
+    Attributes:
+      blocks: of its examples, with their masks.
+      key: of its noise.
+      charge: charges the step, durably; to be called before its sum is released.
+    """
 
     blocks: Iterator[tuple[tuple[Any, ...], np.ndarray]]
     key: UInt32[np.ndarray, "8"]
+    charge: Callable[[], None]
 
 
 class Session(abc.ABC):
@@ -118,7 +125,7 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, batch: Any) -> Drawn:
-        """The next step's batch, charged, where `batch` is what Keras has for it."""
+        """The next step's batch, where `batch` is what Keras has for it."""
 
     def end(self) -> None:
         """Gives back what was reserved and not charged."""
@@ -141,12 +148,15 @@ class Session(abc.ABC):
         self.mechanism, self._first = mechanism, self._step
         return self._secret
 
-    def _charged(self, made: Iterator[tuple[tuple[Any, ...], np.ndarray]]) -> Drawn:
+    def _drawn(self, made: Iterator[tuple[tuple[Any, ...], np.ndarray]]) -> Drawn:
         assert self._secret is not None
         number = self._step - self._first
-        self._account.charge(number)
-        self._step += 1
-        return Drawn(made, self._secret.noise_key(number))
+
+        def charge() -> None:
+            self._account.charge(number)
+            self._step += 1
+
+        return Drawn(made, self._secret.noise_key(number), charge)
 
     def _mechanism(
         self, examples: int, batch_size: int, steps: int, sampling: type[Sampler] | None = None
@@ -191,8 +201,8 @@ class RowSession(Session):
         self._parts = ahead(parts(mechanism, rows, settings.block(batch_size), secret), _READ_AHEAD)
 
     def draw(self, batch: Any) -> Drawn:
-        """The next step's batch, charged; what Keras has for it is no data."""
-        return self._charged(_step_of(self._parts))
+        """The next step's batch; what Keras has for it is no data."""
+        return self._drawn(_step_of(self._parts))
 
     def end(self) -> None:
         """Stops reading ahead, and gives back what was not charged."""
@@ -229,7 +239,7 @@ class StreamSession(Session):
             )
 
     def draw(self, batch: Any) -> Drawn:
-        """The batch that is given, charged."""
+        """The batch that is given."""
         whole = given(batch, self._class_weight)
         size = len(jax.tree.leaves(whole[0])[0])
         if self._secret is None:
@@ -241,7 +251,7 @@ class StreamSession(Session):
             )
         if self._secret is None or self._step - self._first == self.mechanism.steps:
             self._plan(size)
-        return self._charged(self._blocks(whole, size))
+        return self._drawn(self._blocks(whole, size))
 
     def _plan(self, size: int) -> None:
         """Opens a mechanism for the steps that were announced, or for some of an open end."""

@@ -216,14 +216,14 @@ class PrivateTrainer(_Model):
             self.train_function = self._train
 
     def train_step(self, state: Any, data: Any) -> Any:
-        """One step on a batch that was drawn and charged.
+        """One step on a batch that was drawn, charged before its release.
 
         Raises:
-          InputError: if it was not: call `fit` or `train_on_batch`.
+          InputError: if it was not drawn: call `fit` or `train_on_batch`.
         """
         session = self._session
         if session is None or not isinstance(data, Drawn):
-            raise InputError("train_step is for charged batches alone: call fit or train_on_batch")
+            raise InputError("train_step is for drawn batches alone: call fit or train_on_batch")
         state, step = State(*state), self._compiled(session)
         logs, metrics, sums = {}, state.metrics, step.zeros(state)
         for block, mask in data.blocks:
@@ -231,6 +231,7 @@ class PrivateTrainer(_Model):
             logs, metrics, sums = step.sum(
                 state.trainable, state.frozen, metrics, sums, block, mask, session.norm
             )
+        data.charge()
         trainable, frozen, optimizer, session.norm = step.release(
             state.trainable, state.frozen, state.optimizer, sums, data.key, session.norm
         )
