@@ -118,14 +118,17 @@ def by_hand(secret: RunSecret):
     """Each step with its phase's sample, clip, noise and divisor, without the loop."""
     params, (x, y), step = start(), data(), 0
     for m in PHASES:
-        first = step
+        first, clipped, noise = step, jax.jit(hg.clipped_grad(loss, m.clip)), m.noise()
+        noised = jax.jit(
+            lambda g, k, noise=noise: noise.update(g, noise.init(start()), start(), key=k)[0]
+        )
         for own in range(m.steps):
             rows = m.sampling.batch(
                 own, EXAMPLES, lambda n, first=first: secret.sampling_generator(first + n)
             )
-            grads = hg.clipped_grad(loss, m.clip)(params, x[rows], y[rows]).grads
-            noise = m.noise()
-            noisy, _ = noise.update(grads, noise.init(params), params, key=secret.noise_key(step))
+            drawn = np.isin(np.arange(EXAMPLES), rows)
+            grads = clipped(params, x, y, mask=drawn).grads
+            noisy = noised(grads, secret.noise_key(step))
             params = jax.tree.map(lambda p, g, m=m: p - 0.1 * g / m.batch_size, params, noisy)
             step += 1
     return params

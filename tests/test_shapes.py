@@ -15,6 +15,9 @@ from jaxtyping import install_import_hook
 with install_import_hook("hushgrad", "beartype.beartype"):
     import hushgrad as hg
     import hushgrad.cli.app
+    import hushgrad.compat.tensorflow_privacy as tfp
+    import hushgrad.keras
+    import hushgrad.sklearn
     from hushgrad import recipes
 
 import jax
@@ -62,6 +65,22 @@ recipes.accuracy(recipes.digits, recipes.digits.init(0), *digits.test)
 recipes.mnist.logits(recipes.mnist.init(0), jnp.ones((28, 28)))
 rows = hg.sampling.Poisson(0.3).draw(50, np.random.default_rng(0))
 assert sum(block.mask.sum() for block in hg.sampling.blocks(rows, 4)) == len(rows)
+import keras
+few = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+private = hg.keras.privatize(
+    few, clip=adaptive, noise_multiplier=1.0, delta=1e-3, ledger="k.sqlite")
+crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+private.compile("sgd", crossentropy, metrics=["accuracy"])
+private.fit(x, (y > 0).astype(int), batch_size=5, verbose=0)
+private.train_on_batch(x, (y > 0).astype(int))
+assert private.privacy_statement() and private.epsilon()
+linear = hg.sklearn.DPLinearRegression(
+    epsilon=5.0, delta=1e-3, bounds=(-1.0, 1.0), bounds_fraction=0.3, steps=2)
+assert linear.fit(np.eye(40, 3), np.arange(40.0)).privacy_statement()
+query = tfp.GaussianSumQuery(1.0, 1.0)
+like = jax.ShapeDtypeStruct((2,), jnp.float32)
+tfp.TreeCumulativeSumQuery.build_l2_gaussian_query(1.0, 1.0, like)
+assert tfp.compute_dp_sgd_privacy_statement(1000, 10, 1.0, 1.0, 1e-5)
 print("checked")
 """
 

@@ -91,12 +91,8 @@ def test_weights_of_classes_and_of_examples(run, data):
     weight = np.where(y == 1, 3.0, 0.5)
     wanted, _, _ = run(x, y, batch_size=40, sample_weight=weight)
     assert not same(plain, wanted)
-    for more in (
-        {"class_weight": {0: 0.5, 1: 3.0}},
-        {"class_weight": {1: 3.0, 0: 0.5}},
-    ):
-        found, _, _ = run(x, y, batch_size=40, **more)
-        assert same(found, wanted)
+    found, _, _ = run(x, y, batch_size=40, class_weight={1: 3.0, 0: 0.5})
+    assert same(found, wanted)
     found, _, _ = run(Batches(x, y, weight, size=40))
     assert same(found, wanted)
     found, _, _ = run(Batches(x, y, size=40), class_weight={0: 0.5, 1: 3.0})
@@ -301,6 +297,7 @@ def test_other_samplers(private, classifier, data, sampling):
     assert made.epsilon() == m.epsilon()
 
 
+@pytest.mark.slow
 def test_run_eagerly(private, classifier, data, weights):
     made = private(classifier(), seed=SEED)
     made.fit(*data, batch_size=50, steps_per_epoch=1, verbose=0)

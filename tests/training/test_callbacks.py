@@ -88,7 +88,7 @@ def test_lines_of_json(train, tmp_path):
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert lines[-1]["epsilon"] == mechanism().epsilon()
     assert set(lines[0]["unprotected"]) == {"loss", "clipped", "nonfinite"}
-    assert set(lines[0]) == {"step", "epsilon", "delta", "unprotected"}
+    assert set(lines[0]) == {"run", "step", "epsilon", "delta", "unprotected"}
     assert 0 <= lines[0]["unprotected"]["clipped"] <= EXAMPLES
 
 
@@ -103,10 +103,11 @@ def test_lines_of_repeated_steps_are_replaced(train, tmp_path):
     with pytest.raises(Stop):
         train(callback=[log, stop])
     with file.open("a") as stream:
-        stream.write('{"step": 9, "eps')
+        stream.write('{"run": "another", "step": 9}\n{"step": 9, "eps')
     train(callback=[log])
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["step"] for line in lines if line["run"] != "another"] == list(range(1, 13))
+    assert {"run": "another", "step": 9} in lines
 
 
 def points(folder):

@@ -115,6 +115,15 @@ def test_users_and_their_mechanism_belong_together(train, data):
         train(data=hg.sampling.Users(IDS[:-1], data, max_examples=3), mechanism=of_users())
 
 
+def test_users_of_a_tables_column():
+    """Columns of texts are arrays of objects."""
+    ids = np.array(["b", "a", "b"], dtype=object)
+    users = hg.sampling.Users(ids, np.arange(3.0), max_examples=2)
+    assert (len(users), users.examples) == (2, 3)
+    rows, mask = users.members(np.array([0, 1]), np.random.default_rng(0))
+    assert (rows.tolist(), mask.tolist()) == ([[1, 1], [0, 2]], [[True, False], [True, True]])
+
+
 @pytest.mark.parametrize(
     ("ids", "most", "kind", "told"),
     [

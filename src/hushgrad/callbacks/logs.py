@@ -20,18 +20,20 @@ class JsonLines:
     """One line of JSON for every so many steps: what was spent, and what is unprotected.
 
     Args:
-      file: where to write; lines of steps that are repeated after a crash are replaced.
+      file: where to write. Several runs may write to one file, each line says whose it is;
+        lines of steps that are repeated after a crash are replaced.
       every: steps between two lines; reading the numbers waits for the device.
     """
 
     def __init__(self, file: str | Path, *, every: int = 10) -> None:
         self._file, self._every = Path(file).expanduser(), whole("every", every)
+        self._run = ""
 
     def begin(self, directory: Path, start: int, params: PyTree) -> None:
-        """Leaves the lines of the steps before `start`."""
+        """Takes away the run's lines of steps after `start`."""
+        self._run = str(directory)
         lines = self._file.read_text().splitlines() if self._file.exists() else []
-        # A line that was half written is of a step that is repeated.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+        kept = [line for line in lines if not self._is_repeated(line, start)]
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text("".join(line + "\n" for line in kept))
 
@@ -40,7 +42,15 @@ class JsonLines:
         if progress.step % self._every and progress.step != progress.steps:
             return
         with self._file.open("a") as stream:
-            stream.write(json.dumps(_facts(progress)) + "\n")
+            stream.write(json.dumps({"run": self._run, **_facts(progress)}) + "\n")
+
+    def _is_repeated(self, line: str, start: int) -> bool:
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            return True  # half written, and so of a step that was not saved
+        ours = isinstance(facts, dict) and facts.get("run") == self._run
+        return ours and facts["step"] > start
 
 
 class TensorBoard:

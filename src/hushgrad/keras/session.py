@@ -175,7 +175,10 @@ class Session(abc.ABC):
         if noise is None:
             # Its own noise is not known yet; all else of it is.
             noise = self._account.noise_for(dp_sgd(**facts, noise_multiplier=1.0))
-        return dp_sgd(**facts, noise_multiplier=noise)
+        with warnings.catch_warnings():
+            if sampling is Stream:  # its examples are not known, so delta is not compared to them
+                warnings.simplefilter("ignore", UserWarning)
+            return dp_sgd(**facts, noise_multiplier=noise)
 
 
 class RowSession(Session):

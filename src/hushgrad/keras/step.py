@@ -50,13 +50,15 @@ class Step:
         self._model, self._mechanism, self._loss_scale = model, mechanism, loss_scale
         self.sum: Callable[..., Any] = self._sum
         self.release: Callable[..., Any] = self._release
+        self.zeros: Callable[..., Any] = self._zeros
         if compiled:
             self.sum = jax.jit(self.sum, donate_argnums=(2, 3))
+            self.zeros = jax.jit(self.zeros)
             self.release = jax.jit(self.release, donate_argnums=(0, 2))
 
-    def zeros(self, state: State) -> Sums:
+    def _zeros(self, trainable: list[Array]) -> Sums:
         """Sums over no example at all; each array of its own, for they are given away."""
-        params = named(self._model, state.trainable)
+        params = named(self._model, trainable)
         grads = jax.tree.map(
             lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
         )

@@ -15,6 +15,7 @@ from hushgrad.keras.data import rows_of, split
 from hushgrad.keras.example import check_layers, layers_of
 from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession, shards
 from hushgrad.keras.step import State, Step
+from hushgrad.training.interrupt import noted
 
 __all__ = ["PrivateTrainer"]
 
@@ -225,7 +226,7 @@ class PrivateTrainer(_Model):
         if session is None or not isinstance(data, Drawn):
             raise InputError("train_step is for drawn batches alone: call fit or train_on_batch")
         state, step = State(*state), self._compiled(session)
-        logs, metrics, sums = {}, state.metrics, step.zeros(state)
+        logs, metrics, sums = {}, state.metrics, step.zeros(state.trainable)
         for block, mask in data.blocks:
             block, mask = _placed((block, mask))
             logs, metrics, sums = step.sum(
@@ -256,9 +257,12 @@ class PrivateTrainer(_Model):
                     raise
                 break
             self._alive = state
-            drawn = session.draw(batch)
-            logs, state = self.train_step(state, drawn)
-            self._alive = state
+            # Ctrl-C in the middle of a step would lose the weights that are given away in it.
+            with noted() as interrupted:
+                logs, state = self.train_step(state, session.draw(batch))
+                self._alive = state
+            if interrupted():
+                raise KeyboardInterrupt
         return {**(logs or {}), "epsilon": session.epsilon_shown()}, state
 
     def _ready(self, method: str) -> None:

@@ -40,6 +40,8 @@ class Users:
 
     def __init__(self, user_ids: Any, data: Any, *, max_examples: int) -> None:
         ids = np.asarray(user_ids)
+        if ids.dtype.kind == "O" and all(isinstance(one, str) for one in ids.ravel()):
+            ids = ids.astype(str)  # a table's column of texts
         if ids.ndim != 1 or not ids.size:
             raise DataError(
                 f"user_ids must have one entry per example, got an array of shape {ids.shape}"

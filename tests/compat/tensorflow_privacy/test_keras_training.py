@@ -47,7 +47,6 @@ def classifier(width=8):
         "DPKerasSGDOptimizer",
         "DPKerasAdamOptimizer",
         "DPKerasAdagradOptimizer",
-        "VectorizedDPKerasSGDOptimizer",
     ],
 )
 def test_an_optimizer_makes_its_model_private(data, name, tmp_path):
@@ -129,6 +128,18 @@ def test_microbatches_must_divide_the_batch(data):
     with pytest.raises(InputError, match=told):
         model.fit(*data, batch_size=40, verbose=0)
     assert model.account.steps == 0
+
+
+def test_other_names_of_the_same():
+    for name in ("SGD", "Adam", "Adagrad"):
+        plain = getattr(tensorflow_privacy, f"DPKeras{name}Optimizer")
+        assert getattr(tensorflow_privacy, f"VectorizedDPKeras{name}Optimizer") is plain
+    assert tensorflow_privacy.DPAdamOptimizer is tensorflow_privacy.DPKerasAdamOptimizer
+    sgd = tensorflow_privacy.DPKerasSGDOptimizer
+    assert tensorflow_privacy.DPGradientDescentGaussianOptimizer is sgd
+    assert issubclass(tensorflow_privacy.DPRMSPropGaussianOptimizer, keras.optimizers.RMSprop)
+    with pytest.raises(AttributeError, match="has no attribute 'DPSparseKerasSGDOptimizer'"):
+        _ = tensorflow_privacy.DPSparseKerasSGDOptimizer
 
 
 def test_an_optimizer_alone_is_refused(data):
