@@ -15,7 +15,7 @@ from hushgrad.accounting import poisson_gaussian
 from hushgrad.errors import InputError
 
 ADD, REPLACE, SPECIAL = accounting.RELATIONS
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def tails(rate: float, noise: float, relation: str) -> list[tuple]:

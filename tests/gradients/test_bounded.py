@@ -26,7 +26,7 @@ def layers(p, x):
 PARAMS = {"w": rand(0, 40, 30), "v": rand(1, 30, 2), "b": rand(2, 2)}
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     clip=st.floats(1e-6, 1e6),
     magnitude=st.floats(-18, 18),

@@ -182,7 +182,7 @@ def assert_bounded(kind: str, prefix: Any, grads: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     magnitude=st.floats(-30, 30),
     spread=st.floats(0, 12),
