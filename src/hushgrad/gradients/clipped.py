@@ -169,9 +169,8 @@ def clipped_grad(
     2023, arXiv 2210.00038). Operations without a rule are differentiated per example for
     the parameters they read: exact, at the price of `vmap(grad)`; `hg.explain` says which.
 
-    Randomness belongs to the example: pass a key for each, `loss(params, x, key)`.
-    Augmentation too: let the loss be the mean over copies that it makes of its one
-    example, and they are clipped as one (De et al. 2022, arXiv 2204.13650).
+    Randomness belongs to the example: pass a key for each, `loss(params, x, key)`. So does
+    augmentation: a loss that is the mean over copies of its one example is clipped as one.
 
     Formal guarantee: one example adds at most `sensitivity` (the clip) in Euclidean
     norm over all parameters together, rounding of its own gradient and norm included,
@@ -193,9 +192,8 @@ def clipped_grad(
       group: how many examples, neighbours in the batch, are clipped as one.
       memory: bound on the bytes of intermediate results, as estimated from shapes, kept
         by chunks of the batch; by default about twice what the ordinary gradient needs.
-      loss_scale: what the loss is multiplied by before it is differentiated, so that gradients
-        in float16 do not vanish (Micikevicius et al. 2018, arXiv 1710.03740). All that is
-        returned is of the loss itself. It must not follow from data.
+      loss_scale: a factor on the loss that keeps gradients in float16 from vanishing
+        (Micikevicius et al. 2018, arXiv 1710.03740); what is returned is of the loss itself.
 
     Raises:
       InputError: if `clip`, `group`, `memory` or `loss_scale` is not a positive (whole) number.

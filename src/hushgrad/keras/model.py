@@ -148,20 +148,18 @@ def privatize(
     private.model.save("model.keras")  # an ordinary file
     ```
 
-    The model is not changed and its weights are shared. Every update, by `fit` or by
-    `train_on_batch`, clips each example's gradient, adds noise and is charged, durably, before
-    it is made.
+    The model is not changed and its weights are shared. Every update, by `fit` or `train_on_batch`,
+    clips each example's gradient, adds noise and is charged, durably, before it is made.
 
-    Formal guarantee: all weights that were ever released are (`private.epsilon()`, delta)-
-    differentially private for the data they were trained on, under the sampler's neighbouring
-    relation; never more than `epsilon` is spent.
+    Formal guarantee: all weights ever released are (`private.epsilon()`, delta)-differentially
+    private under the sampler's neighbouring relation; never more than `epsilon` is spent.
 
     Args:
       model: any Keras model of one example at a time; may be unbuilt.
       clip: bound on one example's gradient norm, or a rule of `hushgrad.clip`.
       noise_multiplier: noise over the clip's sensitivity.
-      epsilon: the most that may be spent. Without a noise multiplier the noise is found in
-        `fit`, from the size of the data, the batch and the epochs, and one fit spends all.
+      epsilon: the most that may be spent. Without a noise multiplier `fit` finds the noise, from
+        the size of the data, the batch and the epochs, and spends all.
       delta: at which epsilon is counted; a tenth of one over the examples by default, and at
         most 1e-5.
       sampling: how `fit` draws batches: a sampler of `hushgrad.sampling`, or its name.

@@ -139,14 +139,12 @@ class PrivateTrainer(_Model):
     ) -> keras.callbacks.History:
         """Trains as Keras's `fit` does, privately.
 
-        Batches are drawn from arrays, pytrees of them, a `PyDataset` and anything else with
-        `len(x)` and `x[i]`: by `sampling`, whatever `shuffle` says, with `batch_size` examples
-        expected in each. A stream (a generator, tf.data, a data loader) is trained on as it
-        comes, and charged without amplification by sampling. Losses and metrics that are
-        reported of training data carry no noise: publishing them is not covered.
+        Batches of `batch_size` expected examples are drawn by the sampler, whatever `shuffle` says,
+        from arrays, pytrees of them, a `PyDataset` and anything with `len(x)` and `x[i]`. A stream
+        (a generator, tf.data, a data loader) is trained on as it comes, and charged without
+        amplification. Losses and metrics of training data carry no noise and are not covered.
 
-        Formal guarantee: the weights after every step, and whatever is computed from them, are
-        differentially private with `epsilon()`.
+        Formal guarantee: the weights after every step are private with `epsilon()`.
 
         Raises:
           InputError, DataError: if an argument or the data is wrong; nothing has been spent.

@@ -1,6 +1,8 @@
 """Scripts of TensorFlow Privacy that train: only their imports change."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # before anything imports Keras
 
@@ -209,3 +211,23 @@ def test_models_of_dp_classes(data, tmp_path):
         assert loaded.noise_multiplier == 0.7
     with pytest.raises(InputError, match="OwnStep has a train_step of its own"):
         tensorflow_privacy.make_dp_model_class(OwnStep)
+
+
+@pytest.mark.slow
+def test_the_tutorials_script():
+    """On made-up images: the same code, the same costs."""
+    file = Path(__file__).parents[3] / "examples" / "tensorflow_privacy.py"
+    spec = importlib.util.spec_from_file_location("tutorial", file)
+    assert spec is not None
+    assert spec.loader is not None
+    tutorial = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tutorial)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(320, 28, 28, 1)).astype(np.float32)
+    labels = keras.utils.to_categorical(rng.integers(0, 10, 320), 10)
+    model = tutorial.train(tutorial.TUTORIAL, images, labels, (images, labels))
+    m = hg.dp_sgd(examples=320, batch_size=32, steps=10, delta=1e-5, noise_multiplier=0.5)
+    assert model.epsilon(1e-5) == m.epsilon()
+    told = tutorial.statement(tutorial.TUTORIAL, 60_000)
+    assert "10.726" in told
+    assert "3.800" in told
