@@ -86,6 +86,7 @@ def test_other_settings_in_the_same_directory_are_refused(trained):
     assert "another mechanism" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_ends_the_same(tmp_path):
     """`kill -9` at some moment of training; then the same command again."""
     command = ["train", "digits", "--noise-multiplier", "1", "--epochs", "8", "--seed", "3"]

@@ -11,7 +11,18 @@ def want(tmp_path_factory):
     return unbroken(tmp_path_factory.mktemp("unbroken"))
 
 
-@pytest.mark.parametrize("fault", dict.fromkeys(FAULTS), ids=lambda fault: fault.__name__)
+# Those that take long are tried at random by the command alone, and with the slow tests.
+LONG = ("two_at_once", "interrupted")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=[pytest.mark.slow] if fault.__name__ in LONG else [])
+        for fault in dict.fromkeys(FAULTS)
+    ],
+    ids=lambda fault: fault.__name__,
+)
 def test_a_run_ends_as_if_nothing_had_happened(fault, want, tmp_path):
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")  # shown where the test fails

@@ -23,7 +23,10 @@ def alone(tmp_path_factory):
     return run("one", tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize(("kind", "replicated"), [("data", True), ("model", False)])
+@pytest.mark.parametrize(
+    ("kind", "replicated"),
+    [pytest.param("data", True, marks=pytest.mark.slow), ("model", False)],
+)
 def test_several_devices_train_the_same(alone, kind, replicated, tmp_path):
     place, epsilon, weights = run(kind, tmp_path)
     assert place == f"8 {replicated} 8"

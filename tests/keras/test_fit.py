@@ -281,7 +281,7 @@ def test_streams(private, data):
     assert all(np.isfinite(w).all() for w in ends.get_weights())
 
 
-@pytest.mark.parametrize("sampling", ["shuffle", "fixed-size", hg.sampling.BallsInBins])
+@pytest.mark.parametrize("sampling", ["fixed_size", hg.sampling.Shuffle])
 def test_other_samplers(private, classifier, data, sampling):
     made = private(classifier(), sampling=sampling)
     made.fit(*data, batch_size=50, epochs=2, verbose=0)

@@ -52,7 +52,9 @@ def unbroken(tmp_path_factory) -> tuple[bytes, dict]:
     return result(directory)
 
 
-@pytest.mark.parametrize("where", ["charged", "released", "saving"])
+@pytest.mark.parametrize(
+    "where", ["charged", *(pytest.param(w, marks=pytest.mark.slow) for w in ("released", "saving"))]
+)
 def test_a_run_killed_at_random_steps_ends_as_if_it_had_not_been(unbroken, tmp_path, where):
     """SIGKILL between charge and release, after a release, and around a checkpoint."""
     directory = tmp_path / "run"

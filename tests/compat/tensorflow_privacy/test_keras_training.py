@@ -48,7 +48,7 @@ def classifier(width=8):
     [
         "DPKerasSGDOptimizer",
         "DPKerasAdamOptimizer",
-        "DPKerasAdagradOptimizer",
+        pytest.param("DPKerasAdagradOptimizer", marks=pytest.mark.slow),
     ],
 )
 def test_an_optimizer_makes_its_model_private(data, name, tmp_path):
