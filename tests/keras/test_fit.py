@@ -139,7 +139,9 @@ def test_epsilon_beside_the_loss(run, data, capsys):
     m = hg.dp_sgd(examples=200, batch_size=20, steps=30, delta=1e-3, noise_multiplier=1.0)
     assert history["epsilon"] == [m.epsilon(steps=s) for s in (10, 20, 30)]
     assert made.epsilon() == history["epsilon"][-1]
-    assert f"epsilon: {m.epsilon():.4f}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"epsilon: {m.epsilon():.4f}" in shown
+    assert shown.startswith("Training loss and metrics carry no noise")
 
 
 def test_epsilon_is_never_behind_what_was_released(private, data):

@@ -165,17 +165,17 @@ def privatize(
       sampling: how `fit` draws batches: a sampler of `hushgrad.sampling`, or its name.
       budget: the data set's budget, which must hold every training before its first step.
       ledger: SQLite file for a row of each step; a file of the user's own by default.
-      block_size: examples that are processed at once, which bounds memory.
+      block_size: examples processed at once, which bounds memory.
       seed: makes all chance repeatable, for tests, and not private against whoever knows it.
 
     Raises:
-      InputError: if an argument is out of range, or the model mixes examples, keeps statistics
-        or has a train_step of its own: the message names the layer and what to use.
+      InputError: if an argument is out of range, or the model mixes examples or has a train_step
+        of its own; the message names the layer and what to use.
     """
     check_model(model)
     if noise_multiplier is None and epsilon is None:
         raise InputError("give noise_multiplier, or epsilon to find it, or both to stop at epsilon")
-    if budget is not None and not isinstance(budget, Budget):
+    if not isinstance(budget, Budget | None):
         raise InputError(f"budget must be a hg.Budget, got {budget!r}")
     settings = Settings(
         as_rule(clip),

@@ -11,7 +11,7 @@ import keras
 
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
-from hushgrad.keras.data import rows_of, split
+from hushgrad.keras.data import Rows, rows_of, split
 from hushgrad.keras.example import check_layers, layers_of
 from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession, shards
 from hushgrad.keras.step import State, Step
@@ -21,6 +21,9 @@ __all__ = ["PrivateTrainer"]
 
 # Of float16: gradients above 1/16 of its range overflow, those below 1e-10 vanish.
 _LOSS_SCALE = 1024.0
+_UNPROTECTED = (
+    "Training loss and metrics carry no noise: they are for your eyes, not for publication."
+)
 
 
 class _Ticks(keras.utils.PyDataset):
@@ -166,18 +169,16 @@ class PrivateTrainer(_Model):
             parts, held_out = split((x, y, sample_weight), validation_split)
             (x, y, sample_weight), options["validation_data"] = parts, held_out
         rows = rows_of(x, y, sample_weight, class_weight)
+        epochs -= initial_epoch
         if rows is None:
-            per_epoch = _announced(x) if steps_per_epoch is None else steps_per_epoch
-            steps = None if per_epoch is None else per_epoch * (epochs - initial_epoch)
-            session = StreamSession(self._account, self._settings, steps, class_weight)
+            session = self._of_stream(x, steps_per_epoch, epochs, class_weight)
             options |= {"x": x, "y": y, "steps_per_epoch": steps_per_epoch, "shuffle": False}
         else:
-            size = min(batch_size or rows.batch_size, rows.size)
-            per_epoch = math.ceil(rows.size / size) if steps_per_epoch is None else steps_per_epoch
-            steps = per_epoch * (epochs - initial_epoch)
-            session = RowSession(self._account, self._settings, rows, size, steps)
-            options["x"] = _Ticks(per_epoch, rows.sample(2 * shards()))
-        session.per_epoch = per_epoch
+            session = self._of_rows(rows, batch_size, steps_per_epoch, epochs)
+            assert session.per_epoch is not None
+            options["x"] = _Ticks(session.per_epoch, rows.sample(2 * shards()))
+        if verbose:
+            print(_UNPROTECTED)
         return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))
 
     def train_on_batch(
@@ -262,6 +263,24 @@ class PrivateTrainer(_Model):
             if interrupted():
                 raise KeyboardInterrupt
         return {**(logs or {}), "epsilon": session.epsilon_shown()}, state
+
+    def _of_stream(
+        self, x: Any, steps_per_epoch: int | None, epochs: int, class_weight: Any
+    ) -> Session:
+        per_epoch = _announced(x) if steps_per_epoch is None else steps_per_epoch
+        steps = None if per_epoch is None else per_epoch * epochs
+        session = StreamSession(self._account, self._settings, steps, class_weight)
+        session.per_epoch = per_epoch
+        return session
+
+    def _of_rows(
+        self, rows: Rows, batch_size: int | None, steps_per_epoch: int | None, epochs: int
+    ) -> RowSession:
+        size = min(batch_size or rows.batch_size, rows.size)
+        per_epoch = math.ceil(rows.size / size) if steps_per_epoch is None else steps_per_epoch
+        session = RowSession(self._account, self._settings, rows, size, per_epoch * epochs)
+        session.per_epoch = per_epoch
+        return session
 
     def _ready(self, method: str) -> None:
         if not self.compiled:
