@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hushgrad as hg
-from hushgrad.errors import BudgetError, InputError, LedgerError
+from hushgrad.errors import BudgetError, InputError, LedgerError, StorageError
 from hushgrad.keras.account import Account
 from hushgrad.keras.example import loss_of_one, named
 from hushgrad.keras.trainer import PrivateTrainer
@@ -142,6 +142,15 @@ def test_each_step_is_in_the_ledger(private, data, tmp_path):
         kinds = [kind for (kind,) in file.execute("select kind from entries")]
     assert kinds.count("charge") == made.account.steps == 9
     assert kinds.count("open") == kinds.count("finish") == 2
+
+
+def test_a_ledger_that_cannot_be_made(private, data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    made = private()
+    with pytest.raises(StorageError, match=r"name a file in privatize\(ledger=\.\.\.\)"):
+        made.fit(*data, verbose=0)
+    assert made.account.steps == 0
 
 
 def test_noise_is_found_for_epsilon_and_all_of_it_is_spent(private, data, weights):

@@ -16,7 +16,7 @@ from hushgrad import accounting
 from hushgrad._check import fraction, positive
 from hushgrad.accounting import RELATIONS
 from hushgrad.costs import released
-from hushgrad.errors import BudgetError, InputError
+from hushgrad.errors import BudgetError, InputError, StorageError
 from hushgrad.mechanism import Mechanism
 from hushgrad.sampling import Poisson, Stream
 from hushgrad.schedule import Schedule
@@ -34,9 +34,19 @@ _ALL = 0.99
 
 
 def default_ledger() -> Path:
-    """The user's own file of what Keras models have spent."""
+    """The user's own file of what Keras models have spent.
+
+    Raises:
+      StorageError: if its folder cannot be made.
+    """
     folder = platformdirs.user_data_path("hushgrad", appauthor=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{str(folder)!r} cannot be made ({error}), where steps would be charged: name a file "
+            "in privatize(ledger=...)"
+        ) from error
     return folder / "keras.sqlite"
 
 
