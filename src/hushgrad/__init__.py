@@ -15,7 +15,7 @@ from typing import Any
 from hushgrad import accounting, callbacks, clip, datasets, errors, noise, optimizers, sampling
 from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
-from hushgrad.mechanism import Mechanism, dp_sgd
+from hushgrad.mechanism import Mechanism, dp_ftrl, dp_sgd
 from hushgrad.schedule import Schedule, schedule
 from hushgrad.training import (
     Budget,
@@ -46,6 +46,7 @@ __all__ = [
     "clip",
     "clipped_grad",
     "datasets",
+    "dp_ftrl",
     "dp_sgd",
     "errors",
     "explain",

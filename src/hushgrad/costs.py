@@ -1,4 +1,4 @@
-"""What so many steps with a sampler release, in the words of the accountants."""
+"""What so many steps with a sampler and a kind of noise release, in the accountants' words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy import stats
 
 from hushgrad.accounting import poisson_gaussian
 from hushgrad.errors import InputError
+from hushgrad.noise import OncePerPass, Participation, Periodic, Spaced, Strategy
 from hushgrad.sampling import (
     BallsInBins,
     CyclicPoisson,
@@ -22,32 +23,69 @@ from hushgrad.sampling import (
     TruncatedPoisson,
 )
 
-__all__ = ["released"]
+__all__ = ["participation", "released"]
 
 # A group's members that are sampled together are told apart up to this probability.
 _NEVER = 1e-25
 
 
-@functools.singledispatch
 def released(
-    sampling: Sampler, examples: int, noise_multiplier: float, steps: int, group: int
+    sampling: Sampler,
+    strategy: Strategy,
+    examples: int,
+    noise_multiplier: float,
+    steps: int,
+    group: int,
 ) -> dp_accounting.DpEvent:
     """All that `steps` noisy sums tell of `group` examples that are there or not together.
 
     Args:
       sampling: how each batch is drawn.
+      strategy: how the steps' noises depend on each other.
       examples: number of examples.
       noise_multiplier: standard deviation of the noise over what one example may add.
       steps: number of sums.
       group: how many examples, each clipped by itself, are to be hidden.
 
     Raises:
-      InputError: where no guarantee for a group is known.
+      InputError: where no guarantee for a group, or for the noise with the sampling, is known.
     """
+    if not strategy.correlated:
+        return _independently(sampling, examples, noise_multiplier, steps, group)
+    pattern = participation(sampling, examples, steps)
+    # Members of a group move the sums by as much each, and together at most by the sum.
+    moved = group * strategy.sensitivity(max(steps, 1), pattern)
+    return poisson_gaussian(1.0, noise_multiplier / moved, min(steps, 1))
+
+
+def participation(sampling: Sampler, examples: int, steps: int) -> Participation:
+    """In which steps an example may be.
+
+    Raises:
+      InputError: where it may be in any, by chance.
+    """
+    match sampling:
+        case Shuffle() | BallsInBins():
+            return OncePerPass(sampling.per_epoch(examples))
+        case CyclicPoisson():
+            return Periodic(sampling.cycle)
+        case Stream():
+            return Spaced(max(steps, 1), 1)
+    raise InputError(
+        f"noise that depends on other steps' needs to know when an example takes part, which "
+        f"{sampling!r} leaves to chance; take hg.sampling.Shuffle or hg.sampling.CyclicPoisson"
+    )
+
+
+@functools.singledispatch
+def _independently(
+    sampling: Sampler, examples: int, noise_multiplier: float, steps: int, group: int
+) -> dp_accounting.DpEvent:
+    """What `released` says where each step has noise of its own."""
     raise TypeError(f"nothing is known of what {sampling!r} costs")
 
 
-@released.register
+@_independently.register
 def _(
     sampling: Poisson, examples: int, noise_multiplier: float, steps: int, group: int
 ) -> dp_accounting.DpEvent:
@@ -66,7 +104,7 @@ def _(
     return dp_accounting.SelfComposedDpEvent(one, steps)
 
 
-@released.register
+@_independently.register
 def _(
     sampling: TruncatedPoisson, examples: int, noise_multiplier: float, steps: int, group: int
 ) -> dp_accounting.DpEvent:
@@ -77,7 +115,7 @@ def _(
     return dp_accounting.SelfComposedDpEvent(one, steps)
 
 
-@released.register
+@_independently.register
 def _(
     sampling: CyclicPoisson, examples: int, noise_multiplier: float, steps: int, group: int
 ) -> dp_accounting.DpEvent:
@@ -86,7 +124,7 @@ def _(
     return poisson_gaussian(sampling.rate, noise_multiplier, -(-steps // sampling.cycle))
 
 
-@released.register
+@_independently.register
 def _(
     sampling: FixedSize, examples: int, noise_multiplier: float, steps: int, group: int
 ) -> dp_accounting.DpEvent:
@@ -97,8 +135,8 @@ def _(
     return dp_accounting.SelfComposedDpEvent(one, steps)
 
 
-@released.register(Shuffle)
-@released.register(BallsInBins)
+@_independently.register(Shuffle)
+@_independently.register(BallsInBins)
 def _(
     sampling: Shuffle | BallsInBins,
     examples: int,
@@ -111,7 +149,7 @@ def _(
     return poisson_gaussian(1.0, noise_multiplier / group, passes)
 
 
-@released.register
+@_independently.register
 def _(
     sampling: Stream, examples: int, noise_multiplier: float, steps: int, group: int
 ) -> dp_accounting.DpEvent:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dp_accounting
@@ -23,11 +24,13 @@ from hushgrad.clip import Rule, as_rule
 from hushgrad.clip import from_dict as clip_from_dict
 from hushgrad.costs import released
 from hushgrad.errors import InputError
-from hushgrad.noise import gaussian
+from hushgrad.noise import Independent, Strategy, Tree
+from hushgrad.noise import from_dict as strategy_from_dict
 from hushgrad.sampling import SAMPLERS, Poisson, Sampler, Shuffle, Stream
 
-__all__ = ["Guarantee", "Mechanism", "Plan", "dp_sgd", "group_of"]
+__all__ = ["Guarantee", "Mechanism", "Plan", "dp_ftrl", "dp_sgd", "group_of", "planned"]
 
+_INDEPENDENT = Independent()
 _GROUP = re.compile(r"group of ([1-9][0-9]*)")
 
 
@@ -122,7 +125,7 @@ class Plan(Guarantee):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mechanism(Plan):
-    """DP-SGD as plain immutable data; made by `hushgrad.dp_sgd`.
+    """DP-SGD or DP-FTRL as plain immutable data; made by `hushgrad.dp_sgd` or `hushgrad.dp_ftrl`.
 
     Attributes:
       examples: number of examples in the data set, a public fact.
@@ -135,6 +138,7 @@ class Mechanism(Plan):
       delta: at which epsilon is stated unless another is asked for.
       unit: whose presence is hidden: "example", "user" (a row of the data is a user, and
         `examples` counts users) or, say, "group of 4" for any four examples together.
+      strategy: how the noises of the steps depend on each other.
     """
 
     examples: int
@@ -145,6 +149,7 @@ class Mechanism(Plan):
     steps: int
     delta: float
     unit: str = "example"
+    strategy: Strategy = _INDEPENDENT
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, SAMPLERS):
@@ -161,7 +166,14 @@ class Mechanism(Plan):
         positive("noise_multiplier", self.noise_multiplier)
         whole("steps", self.steps, at_least=0)
         fraction("delta", self.delta)
-        released(self.sampling, self.examples, 1.0, 0, group_of(self.unit))  # or an error
+        if not isinstance(self.strategy, Strategy):
+            raise InputError(f"strategy must be of hushgrad.noise, got {self.strategy!r}")
+        if self.strategy.correlated and self.clip.init() is not None:
+            raise InputError(
+                f"clip={self.clip!r} moves from step to step, which noise that depends on other "
+                "steps' does not follow; take a clip that stays, such as hg.clip.Flat"
+            )
+        self.event_with(1.0)  # or an error
         self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
 
     @property
@@ -205,7 +217,13 @@ class Mechanism(Plan):
     @property
     def event(self) -> dp_accounting.DpEvent:
         """All releases of the mechanism, in `dp_accounting`'s language."""
-        return released(self.sampling, self.examples, self.noise_multiplier, self.steps, self.group)
+        return self.event_with(self.noise_multiplier)
+
+    def event_with(self, noise_multiplier: float) -> dp_accounting.DpEvent:
+        """What `event` would be with other noise."""
+        return released(
+            self.sampling, self.strategy, self.examples, noise_multiplier, self.steps, self.group
+        )
 
     def noise(
         self, norm: Float[Array, ""] | float | None = None
@@ -219,7 +237,8 @@ class Mechanism(Plan):
         Raises:
           InputError: if a norm is given and the clip's does not move.
         """
-        return gaussian(self.sum_noise_multiplier * self.clip.sensitivity_at(norm))
+        stddev = self.sum_noise_multiplier * self.clip.sensitivity_at(norm)
+        return self.strategy.transformation(stddev, max(self.steps, 1))
 
     def to_dict(self) -> dict[str, Any]:
         """The mechanism as plain data; equal dictionaries mean equal mechanisms."""
@@ -230,7 +249,7 @@ class Mechanism(Plan):
             "batch_size": self.batch_size,
             "sampling": {"kind": self.sampling.kind, **dataclasses.asdict(self.sampling)},
             "clip": self.clip.to_dict(),
-            "noise": {"kind": "gaussian", "noise_multiplier": self.noise_multiplier},
+            "noise": {**self.strategy.to_dict(), "noise_multiplier": self.noise_multiplier},
             "steps": self.steps,
             "delta": self.delta,
         }
@@ -241,12 +260,15 @@ class Mechanism(Plan):
         sampling = dict(plain["sampling"])
         kind = next(kind for kind in SAMPLERS if kind.kind == sampling["kind"])
         del sampling["kind"]
+        noise = dict(plain["noise"])
+        noise_multiplier = noise.pop("noise_multiplier")
         return cls(
             examples=plain["examples"],
             batch_size=plain["batch_size"],
             sampling=kind(**sampling),
             clip=clip_from_dict(plain["clip"]),
-            noise_multiplier=plain["noise"]["noise_multiplier"],
+            noise_multiplier=noise_multiplier,
+            strategy=strategy_from_dict(noise),
             steps=plain["steps"],
             delta=plain["delta"],
             unit=plain["unit"],
@@ -299,6 +321,93 @@ def dp_sgd(
 
     Warns: if delta is above 1 / examples.
     """
+    return planned(
+        examples,
+        batch_size,
+        (epochs, steps),
+        clip,
+        delta,
+        functools.partial(_noise, epsilon, noise_multiplier, delta),
+        sampling,
+        _INDEPENDENT,
+        unit,
+    )
+
+
+def dp_ftrl(
+    *,
+    examples: int,
+    batch_size: int,
+    epochs: float | None = None,
+    steps: int | None = None,
+    clip: float | Rule = 1.0,
+    delta: float,
+    epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+    sampling: type[Sampler] | Sampler = Shuffle,
+    restart_every: int | None = None,
+) -> Mechanism:
+    """DP-FTRL (Kairouz et al. 2021, arXiv 2103.00039): noise of a tree over the steps.
+
+    ```python
+    m = hg.dp_ftrl(examples=60_000, batch_size=500, epochs=20, clip=1.0, delta=1e-5, epsilon=3.0)
+    ```
+
+    For data that cannot be sampled at random: the noise of a sum over many steps grows with
+    their logarithm, and needs no amplification by sampling. Where Poisson sampling can be
+    had, `dp_sgd` is most often better at small epsilon. See `hushgrad.noise.tree`.
+
+    Formal guarantee: as `dp_sgd`'s, under the sampler's neighbouring relation. What is charged
+    is the exact cost of one Gaussian mechanism over all nodes of the tree, for the worst
+    steps in which an example may take part with this sampler.
+
+    Args:
+      examples: number of examples, a public fact.
+      batch_size: (expected) batch size, the divisor of every sum.
+      epochs: passes over the data, rounded up to whole steps.
+      steps: number of steps, in place of `epochs`.
+      clip: bound on one example's gradient norm, or a rule of `hushgrad.clip` that stays.
+      delta: in (0, 1), well below 1 / examples.
+      epsilon: the smallest noise that keeps it is found.
+      noise_multiplier: of a node's noise over the clip's sensitivity, in place of `epsilon`.
+      sampling: `Shuffle`, `BallsInBins`, `CyclicPoisson`, or one made for these examples.
+      restart_every: begin a new tree after so many steps, such as an epoch's.
+
+    Raises:
+      InputError: as `dp_sgd`; or if the sampler leaves it to chance when an example takes part,
+        or the clip moves.
+
+    Warns: if delta is above 1 / examples.
+    """
+    return planned(
+        examples,
+        batch_size,
+        (epochs, steps),
+        clip,
+        delta,
+        functools.partial(_noise, epsilon, noise_multiplier, delta),
+        sampling,
+        Tree(restart_every),
+        "example",
+    )
+
+
+def planned(
+    examples: int,
+    batch_size: int,
+    length: tuple[float | None, int | None],
+    clip: float | Rule,
+    delta: float,
+    noise: Callable[[str, Callable[[float], dp_accounting.DpEvent]], float],
+    sampling: type[Sampler] | Sampler,
+    strategy: Strategy,
+    unit: str,
+) -> Mechanism:
+    """A mechanism from what users say.
+
+    The length is epochs or steps, the other one None; `noise` gives the noise multiplier from
+    the neighbouring relation and from what would be released with any one.
+    """
     examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
     if batch_size > examples:
         raise InputError(
@@ -308,16 +417,21 @@ def dp_sgd(
     drawn = _drawn(sampling, examples, batch_size)
     clip = as_rule(clip).for_batch(batch_size)
     delta = _delta(delta, examples)
-    steps = _steps(examples, batch_size, epochs, steps)
+    steps, group = _steps(examples, batch_size, *length), group_of(unit)
+    noise_multiplier = noise(
+        drawn.neighbouring_relation,
+        lambda z: released(drawn, strategy, examples, z, steps, group),
+    )
     return Mechanism(
         examples=examples,
         batch_size=batch_size,
         sampling=drawn,
         clip=clip,
-        noise_multiplier=_noise(epsilon, noise_multiplier, delta, drawn, examples, steps, unit),
+        noise_multiplier=noise_multiplier,
         steps=steps,
         delta=delta,
         unit=unit,
+        strategy=strategy,
     )
 
 
@@ -355,7 +469,7 @@ def _delta(delta: float, examples: int) -> float:
         warnings.warn(
             f"delta={delta:g} is above 1/examples = {1 / examples:.3g}: a mechanism that "
             "publishes one record at random would pass; choose a smaller delta",
-            stacklevel=3,
+            stacklevel=4,
         )
     return delta
 
@@ -372,10 +486,8 @@ def _noise(
     epsilon: float | None,
     noise_multiplier: float | None,
     delta: float,
-    sampling: Sampler,
-    examples: int,
-    steps: int,
-    unit: str,
+    relation: str,
+    event: Callable[[float], dp_accounting.DpEvent],
 ) -> float:
     if (epsilon is None) == (noise_multiplier is None):
         raise InputError(
@@ -384,10 +496,4 @@ def _noise(
         )
     if noise_multiplier is not None:
         return positive("noise_multiplier", noise_multiplier)
-    group = group_of(unit)
-    return accounting.smallest_noise(
-        lambda z: released(sampling, examples, z, steps, group),
-        positive("epsilon", epsilon),
-        delta,
-        relation=sampling.neighbouring_relation,
-    )
+    return accounting.smallest_noise(event, positive("epsilon", epsilon), delta, relation=relation)

@@ -12,7 +12,6 @@ import dp_accounting
 
 from hushgrad import accounting
 from hushgrad._check import positive, whole
-from hushgrad.costs import released
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Mechanism, Plan
 
@@ -121,10 +120,7 @@ def schedule(*phases: Mechanism, epsilon: float | None = None) -> Schedule:
 
     def scaled(factor: float) -> dp_accounting.DpEvent:
         return dp_accounting.ComposedDpEvent(
-            [
-                released(m.sampling, m.examples, factor * m.noise_multiplier, m.steps, m.group)
-                for m in phases
-            ]
+            [m.event_with(factor * m.noise_multiplier) for m in phases]
         )
 
     factor = accounting.smallest_noise(

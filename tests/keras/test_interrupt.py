@@ -10,6 +10,14 @@ import pytest
 from hushgrad.training.ledger import Ledger
 
 
+@pytest.fixture(autouse=True)
+def _listening():
+    """Shells start what runs in the background deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_loses_no_weights(private, data, weights, monkeypatch):
     made, charge = private(), Ledger.charge
 

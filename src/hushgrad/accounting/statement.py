@@ -66,10 +66,10 @@ def statement(
         _wrap(_ran(mechanism, facts)),
         *([_wrap(_MICROBATCHES)] if microbatching else []),
         _wrap(_protected(facts)),
-        _table(facts["delta"], facts["readings"]),
+        _table(facts["delta"], facts["readings"], _ordered(mechanism)),
         _wrap(_meaning(facts)),
         _wrap(_delta(mechanism.phases[0])),
-        *([_user(facts)] if "user" in facts else []),
+        *([_user(facts, _ordered(mechanism))] if "user" in facts else []),
         _wrap(_not_covered(facts)),
         *([_wrap(_VALIDATION[validation])] if validation else []),
         *([_wrap(_SEEDED)] if seeded else []),
@@ -140,7 +140,8 @@ def _readings(
     with contextlib.suppress(InputError):  # not every event has a Renyi bound
         renyi = epsilon(event, delta, "rdp", relation=relation)
         readings.append(_reading("rdp", "proved", sampling, renyi))
-    if any(p.sampling.kind == "shuffle" for p in phases) and phases[0].group == 1:
+    shuffled = any(p.sampling.kind == "shuffle" for p in phases)
+    if shuffled and phases[0].group == 1 and not any(p.strategy.correlated for p in phases):
         assumed = dp_accounting.ComposedDpEvent(
             [poisson_gaussian(p.sampling_rate, p.noise_multiplier, p.steps) for p in phases]
         )
@@ -183,9 +184,10 @@ def _advantage(event: dp_accounting.DpEvent, relation: str) -> float:
 def _ran(mechanism: Plan, facts: dict[str, Any]) -> str:
     phases = mechanism.phases
     whose = "users" if facts["unit"] == "user" else "examples"
-    head = f"DP-SGD over {phases[0].examples:,} {whose}: "
+    method = "DP-FTRL" if any(p.strategy.correlated for p in phases) else "DP-SGD"
+    head = f"{method} over {phases[0].examples:,} {whose}: "
     if phases[0].sampling.kind == "stream":
-        head = f"DP-SGD over a stream of {whose}: "
+        head = f"{method} over a stream of {whose}: "
     if len(phases) == 1:
         return head + _phase(phases[0], facts["steps"]) + "."
     told = [f"({n}) {_phase(p, p.steps)}" for n, p in enumerate(phases[:_TOLD], start=1)]
@@ -199,11 +201,16 @@ def _ran(mechanism: Plan, facts: dict[str, Any]) -> str:
 def _phase(m: Mechanism, steps: int) -> str:
     return (
         f"{steps:,} steps, {m.sampling.describe(m.batch_size)}, gradients {m.clip.describe()}, "
-        f"Gaussian noise with multiplier {m.noise_multiplier:.6g}"
+        f"{m.strategy.describe(m.noise_multiplier)}"
     )
 
 
-def _table(delta: float, readings: list[dict[str, Any]]) -> str:
+def _ordered(mechanism: Plan) -> bool:
+    """Whether chance puts examples in an order, and the worst one is accounted for."""
+    return any(m.sampling.kind in ("shuffle", "balls-in-bins") for m in mechanism.phases)
+
+
+def _table(delta: float, readings: list[dict[str, Any]], ordered: bool) -> str:
     lines = [f"At delta = {delta:g}:"]
     for reading in readings:
         worth = reading["epsilon"]
@@ -222,7 +229,8 @@ def _table(delta: float, readings: list[dict[str, Any]]) -> str:
         lines.append(f"    epsilon = {shown}   {name}")
     below = readings[0].get("lower_bound")
     if below:
-        lines.append(f"    No epsilon below {below:.4f} holds for a mechanism like this one.")
+        for_what = "the worst order of the batches" if ordered else "a mechanism like this one"
+        lines.append(f"    No epsilon below {below:.4f} holds for {for_what}.")
     return "\n".join(lines)
 
 
@@ -238,10 +246,10 @@ def _meaning(facts: dict[str, Any]) -> str:
     )
 
 
-def _user(facts: dict[str, Any]) -> str:
+def _user(facts: dict[str, Any], ordered: bool) -> str:
     user = facts["user"]
     head = f"For a user with up to {user['max_examples']:,} examples, present or absent together:"
-    return _wrap(head) + "\n" + _table(facts["delta"], user["readings"]).split("\n", 1)[1]
+    return _wrap(head) + "\n" + _table(facts["delta"], user["readings"], ordered).split("\n", 1)[1]
 
 
 _MICROBATCHES = (

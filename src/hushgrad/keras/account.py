@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import platformdirs
 from hushgrad import accounting
 from hushgrad._check import fraction, positive
 from hushgrad.accounting import RELATIONS
-from hushgrad.costs import released
 from hushgrad.errors import BudgetError, InputError, StorageError
 from hushgrad.mechanism import Mechanism
 from hushgrad.sampling import Poisson, Stream
@@ -128,16 +127,25 @@ class Account:
             return 0.0
         delta = self.delta_for(made[0].examples) if delta is None else fraction("delta", delta)
         event = dp_accounting.ComposedDpEvent([m.event for m in made])
-        return accounting.epsilon(event, delta, accountant, relation=_relation(made))
+        return accounting.epsilon(
+            event, delta, accountant, relation=_strongest([m.neighbouring_relation for m in made])
+        )
 
-    def noise_for(self, mechanism: Mechanism) -> float:
+    def noise_for(
+        self, event: Callable[[float], dp_accounting.DpEvent], delta: float, relation: str
+    ) -> float:
         """The smallest noise multiplier under which the limit holds a mechanism with all before.
+
+        Args:
+          event: what the mechanism releases, by its noise multiplier.
+          delta: at which epsilon is counted.
+          relation: the mechanism's neighbouring relation.
 
         Raises:
           BudgetError: if nothing of the limit is left.
         """
         assert self.limit is not None
-        spent, m = [part.made for part in self.spent if part.steps], mechanism
+        spent = [part.made for part in self.spent if part.steps]
         if spent and self.epsilon() > _ALL * self.limit:
             raise BudgetError(
                 f"epsilon={self.limit:g} is spent ({self.epsilon():.4g} of it): plan all epochs in "
@@ -145,12 +153,10 @@ class Account:
             )
 
         def total(noise: float) -> dp_accounting.DpEvent:
-            new = released(m.sampling, m.examples, noise, m.steps, m.group)
-            return dp_accounting.ComposedDpEvent([*(part.event for part in spent), new])
+            return dp_accounting.ComposedDpEvent([*(m.event for m in spent), event(noise)])
 
-        return accounting.smallest_noise(
-            total, self.limit, self.delta_for(m.examples), relation=_relation([*spent, m])
-        )
+        relation = _strongest([relation, *(m.neighbouring_relation for m in spent)])
+        return accounting.smallest_noise(total, self.limit, delta, relation=relation)
 
     def room(self, mechanism: Mechanism) -> int:
         """How many steps of a mechanism the limit still holds, up to all of its own."""
@@ -248,11 +254,12 @@ class Account:
     def _began(self, mechanism: Mechanism) -> None:
         # The same once more, where each step is drawn for itself, is more of the same.
         alike = isinstance(mechanism.sampling, Poisson | Stream)
+        alike = alike and not mechanism.strategy.correlated
         if alike and self.spent and self.spent[-1].mechanism.after(1) == mechanism.after(1):
             return
         self.spent.append(Spent(mechanism, 0))
 
 
-def _relation(mechanisms: Sequence[Mechanism]) -> str:
-    """Under which all of them can be counted together."""
-    return max((m.neighbouring_relation for m in mechanisms), key=_STRENGTH.index)
+def _strongest(relations: Sequence[str]) -> str:
+    """Under which what holds under each can be counted together."""
+    return max(relations, key=_STRENGTH.index)

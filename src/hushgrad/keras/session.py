@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import dp_accounting
 import jax
 import keras
 import numpy as np
@@ -16,7 +17,8 @@ from hushgrad.clip import Flat, Microbatches, Rule
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import Rows, given
-from hushgrad.mechanism import Mechanism, dp_sgd
+from hushgrad.mechanism import Mechanism, planned
+from hushgrad.noise import Independent, Strategy
 from hushgrad.sampling import Poisson, Sampler, Shuffle, Stream, blocks
 from hushgrad.training.draw import Part, parts
 from hushgrad.training.feed import ahead
@@ -41,6 +43,7 @@ class Settings(NamedTuple):
       sampling: how `fit` draws batches from data that can be drawn from.
       block_size: examples that are processed at once, or None for the device's default.
       microbatches: in a batch, each clipped as one; None for as many as there are examples.
+      strategy: how the noises of steps depend on each other.
     """
 
     clip: Rule
@@ -48,6 +51,7 @@ class Settings(NamedTuple):
     sampling: type[Sampler] | Sampler = Poisson
     block_size: int | None = None
     microbatches: int | None = None
+    strategy: Strategy = Independent()
 
     def block(self, batch_size: int) -> int:
         """Examples that are processed at once: on a CPU, as many as its caches hold."""
@@ -111,11 +115,13 @@ class Session(abc.ABC):
     Attributes:
       mechanism: what it releases.
       norm: what an adaptive clip clips to in the next step, else None.
+      noise: the state of noise that later steps depend on; None before the first step.
       per_epoch: steps in an epoch, where that is known.
     """
 
     mechanism: Mechanism
     norm: Float[Array, ""] | None = None
+    noise: Any = None
     per_epoch: int | None = None
 
     def __init__(self, account: Account, settings: Settings) -> None:
@@ -145,7 +151,7 @@ class Session(abc.ABC):
         self._secret = self._account.open(mechanism)
         if self._step == 0:
             self.norm = mechanism.clip.init()
-        self.mechanism, self._first = mechanism, self._step
+        self.mechanism, self._first, self.noise = mechanism, self._step, None
         return self._secret
 
     def _drawn(self, made: Iterator[tuple[tuple[Any, ...], np.ndarray]]) -> Drawn:
@@ -164,21 +170,26 @@ class Session(abc.ABC):
         """Of so many steps; by the settings' sampling unless another is given."""
         settings = self._settings.grouped(batch_size)
         delta, noise = self._account.delta_for(examples), settings.noise_multiplier
-        facts: dict[str, Any] = {
-            "examples": examples,
-            "batch_size": batch_size,
-            "steps": steps,
-            "clip": settings.clip,
-            "delta": delta,
-            "sampling": settings.sampling if sampling is None else sampling,
-        }
-        if noise is None:
-            # Its own noise is not known yet; all else of it is.
-            noise = self._account.noise_for(dp_sgd(**facts, noise_multiplier=1.0))
+
+        def noise_for(relation: str, event: Callable[[float], dp_accounting.DpEvent]) -> float:
+            if noise is not None:
+                return noise
+            return self._account.noise_for(event, delta, relation)
+
         with warnings.catch_warnings():
             if sampling is Stream:  # its examples are not known, so delta is not compared to them
                 warnings.simplefilter("ignore", UserWarning)
-            return dp_sgd(**facts, noise_multiplier=noise)
+            return planned(
+                examples,
+                batch_size,
+                (None, steps),
+                settings.clip,
+                delta,
+                noise_for,
+                settings.sampling if sampling is None else sampling,
+                settings.strategy,
+                "example",
+            )
 
 
 class RowSession(Session):

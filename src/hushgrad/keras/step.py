@@ -56,6 +56,10 @@ class Step:
             self.zeros = jax.jit(self.zeros)
             self.release = jax.jit(self.release, donate_argnums=(0, 2))
 
+    def noise(self, trainable: list[Array], mechanism: Mechanism) -> Any:
+        """The state of a mechanism's noise before its first step."""
+        return mechanism.noise().init(named(self._model, trainable))
+
     def _zeros(self, trainable: list[Array]) -> Sums:
         """Sums over no example at all; each array of its own, for they are given away."""
         params = named(self._model, trainable)
@@ -110,20 +114,23 @@ class Step:
         optimizer: list[Array],
         sums: Sums,
         key: UInt32[Any, "8"],
-        norm: Float[Array, ""] | None,
-    ) -> tuple[list[Array], list[Array], list[Array], Float[Array, ""] | None]:
-        """The state after the step: the sum with noise, seen by the optimizer."""
+        carried: tuple[Float[Array, ""] | None, Any],
+    ) -> tuple[list[Array], list[Array], list[Array], tuple[Float[Array, ""] | None, Any]]:
+        """The state after the step: the sum with noise, seen by the optimizer.
+
+        What is carried is the bound of an adaptive clip, and the noise's state.
+        """
         model, m = self._model, self._mechanism
         params = named(model, trainable)
-        kept = m.noise(norm).init(params)
-        mean, norm, _ = noised(m, params, sums.grads, sums.centred_bits, norm, kept, key)
+        norm, noise = carried
+        mean, norm, noise = noised(m, params, sums.grads, sums.centred_bits, norm, noise, key)
         if penalised(model) and not has_own_loss(model):
             # Follows from the weights alone, so it needs no clip and no noise.
             pull = jax.grad(lambda p: penalty(model, p))(params)
             mean = jax.tree.map(lambda g, p: g + p.astype(g.dtype), mean, pull)
         grads = [g.astype(p.dtype) for g, p in zip(listed(model, mean), trainable, strict=True)]
         trainable, optimizer = model.updated(optimizer, grads, trainable)
-        return list(trainable), seeds_after(model, frozen), list(optimizer), norm
+        return list(trainable), seeds_after(model, frozen), list(optimizer), (norm, noise)
 
 
 def _measured(

@@ -231,9 +231,12 @@ class PrivateTrainer(_Model):
             logs, metrics, sums = step.sum(
                 state.trainable, state.frozen, metrics, sums, block, mask, session.norm
             )
+        if session.noise is None:
+            session.noise = step.noise(state.trainable, session.mechanism)
         data.charge()
-        trainable, frozen, optimizer, session.norm = step.release(
-            state.trainable, state.frozen, state.optimizer, sums, data.key, session.norm
+        carried = session.norm, session.noise
+        trainable, frozen, optimizer, (session.norm, session.noise) = step.release(
+            state.trainable, state.frozen, state.optimizer, sums, data.key, carried
         )
         return logs, tuple(State(trainable, frozen, optimizer, metrics))
 

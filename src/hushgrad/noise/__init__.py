@@ -1,10 +1,40 @@
 """From a clipped sum to a private sum: optax transformations that add noise.
 
 Each takes its step's 256-bit key as the extra argument `key`, so that kinds of
-noise swap in one line. A new kind is one file here, listed below.
+noise swap in one line. A new kind is one file here, with a `Strategy` that says what
+it costs, listed below.
 """
 
-from hushgrad.noise.gaussian import gaussian
-from hushgrad.noise.normal import COUNT_STREAM, standard_normal
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["COUNT_STREAM", "gaussian", "standard_normal"]
+from hushgrad.noise.gaussian import Independent, gaussian
+from hushgrad.noise.normal import COUNT_STREAM, standard_normal
+from hushgrad.noise.participation import OncePerPass, Participation, Periodic, Spaced
+from hushgrad.noise.strategy import Strategy
+from hushgrad.noise.tree import Tree, tree
+from hushgrad.noise.tree_cost import largest_sum
+
+__all__ = [
+    "COUNT_STREAM",
+    "STRATEGIES",
+    "Independent",
+    "OncePerPass",
+    "Participation",
+    "Periodic",
+    "Spaced",
+    "Strategy",
+    "Tree",
+    "from_dict",
+    "gaussian",
+    "largest_sum",
+    "standard_normal",
+    "tree",
+]
+
+STRATEGIES: dict[str, type[Strategy]] = {kind.kind: kind for kind in (Independent, Tree)}
+
+
+def from_dict(plain: Mapping[str, Any]) -> Strategy:
+    """The strategy that `Strategy.to_dict` wrote."""
+    return STRATEGIES[plain["kind"]].from_dict(plain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -13,8 +15,10 @@ from jaxtyping import Array, Float, UInt32
 from hushgrad._check import positive
 from hushgrad.errors import InputError
 from hushgrad.noise.normal import standard_normal
+from hushgrad.noise.participation import Participation, Spaced
+from hushgrad.noise.strategy import Strategy
 
-__all__ = ["gaussian"]
+__all__ = ["Independent", "gaussian", "step_key", "wide"]
 
 
 def gaussian(stddev: float | Float[Array, ""]) -> optax.GradientTransformationExtraArgs:
@@ -59,13 +63,7 @@ def gaussian(stddev: float | Float[Array, ""]) -> optax.GradientTransformationEx
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         del params, extra
-        if key is None:
-            raise InputError(
-                "key is missing: pass the step's 256 secret bits, update(..., key=...)"
-            )
-        key = jnp.asarray(key)
-        if key.shape != (8,) or key.dtype != jnp.uint32:
-            raise InputError(f"key must be uint32 of shape (8,), got {key.dtype} of {key.shape}")
+        key = step_key(key)
         leaves, treedef = jax.tree.flatten(updates)
         noisy = [_add(leaf, key, number, stddev) for number, leaf in enumerate(leaves)]
         return jax.tree.unflatten(treedef, noisy), state
@@ -73,12 +71,61 @@ def gaussian(stddev: float | Float[Array, ""]) -> optax.GradientTransformationEx
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _add(leaf: Array, key: Array, stream: int, stddev: float | Float[Array, ""]) -> Array:
+@dataclasses.dataclass(frozen=True)
+class Independent(Strategy):
+    """Each step has noise of its own: `gaussian`."""
+
+    kind = "gaussian"
+    correlated = False
+
+    def transformation(
+        self, stddev: float | Float[Array, ""], steps: int
+    ) -> optax.GradientTransformationExtraArgs:
+        """As `gaussian`, whatever the number of steps."""
+        return gaussian(stddev)
+
+    def sensitivity(self, steps: int, pattern: Participation) -> float:
+        """The root of how often somebody takes part."""
+        if isinstance(pattern, Spaced):
+            return math.sqrt(min(pattern.turns, -(-steps // pattern.apart)))
+        return math.sqrt(-(-steps // pattern.length))
+
+    def describe(self, noise_multiplier: float) -> str:
+        """After "so many steps with clipped gradients and", as in a statement."""
+        return f"Gaussian noise with multiplier {noise_multiplier:.6g}"
+
+
+def step_key(key: Any) -> Array:
+    """The key of a step's noise, checked.
+
+    Raises:
+      InputError: if there is none or it is not uint32[8].
+    """
+    if key is None:
+        raise InputError("key is missing: pass the step's 256 secret bits, update(..., key=...)")
+    key = jnp.asarray(key)
+    if key.shape != (8,) or key.dtype != jnp.uint32:
+        raise InputError(f"key must be uint32 of shape (8,), got {key.dtype} of {key.shape}")
+    return key
+
+
+def wide(leaf: Array) -> jnp.dtype | None:
+    """The type that a leaf's noise is made in; None for one that gets none.
+
+    Raises:
+      InputError: if the leaf is complex.
+    """
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return leaf
+        return None
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise InputError(f"updates must be real numbers, got {leaf.dtype}: it would get no noise")
     # Noise in a narrower type would be rounded to a coarse, attackable grid.
-    dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+    return jnp.promote_types(leaf.dtype, jnp.float32)
+
+
+def _add(leaf: Array, key: Array, stream: int, stddev: float | Float[Array, ""]) -> Array:
+    dtype = wide(leaf)
+    if dtype is None:
+        return leaf
     normals = standard_normal(key, stream, leaf.shape, dtype)
     return leaf.astype(dtype) + jnp.asarray(stddev, dtype) * normals

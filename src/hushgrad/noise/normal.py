@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from hushgrad.noise.chacha import random_bits
 
@@ -23,7 +23,11 @@ COUNT_STREAM = 2**32 - 1
 
 
 def standard_normal(
-    key: UInt32[Array, "8"], stream: int, shape: tuple[int, ...], dtype: jnp.dtype
+    key: UInt32[Array, "8"],
+    stream: int,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    draw: int | Int[Array, ""] = 0,
 ) -> Float[Array, "..."]:
     """Independent standard normals, a pure function of its arguments.
 
@@ -32,10 +36,11 @@ def standard_normal(
       stream: streams of one key with different numbers are independent.
       shape: of the result.
       dtype: float32 or float64.
+      draw: draws of one stream with different numbers are independent.
     """
     size = math.prod(shape)
     pairs = -(-size // 2)
-    nonce = jnp.array([stream, 0, 0], jnp.uint32)
+    nonce = jnp.stack([jnp.asarray(word, jnp.uint32) for word in (stream, draw, 0)])
     bits = random_bits(key, nonce, 4 * pairs).reshape(4, pairs)
     near_one = bits[1] >= jnp.uint32(1 << 31)
     # The uniform u in (0, 1] where it is at most 1/2, else 1 - u: the second word matters

@@ -50,6 +50,8 @@ class RunDirectory:
     - `secret.key`: the run's secret, readable by its owner, removed when the run ends.
     - `ledger.sqlite`: the charged steps.
     - `checkpoints/`: parameters and optimizer state.
+    - `secret.noise/`: state of noise that later steps depend on, where there is such noise;
+      for its owner alone, removed when the run ends.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -81,6 +83,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """The checkpoints' folder."""
         return self.path / "checkpoints"
+
+    @property
+    def noise(self) -> Path:
+        """The folder for the state of noise that later steps depend on."""
+        return self.path / "secret.noise"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

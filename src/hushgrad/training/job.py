@@ -67,9 +67,17 @@ class Job:
 
     def released(self, state: State, sums: Sums, secret: RunSecret, step: int) -> State:
         """The state after a step: its sums with noise, seen by the optimizer."""
-        one = self._one[self.mechanism.at(step)[0]]
+        phase, first = self.mechanism.at(step)
+        one = self._one[phase]
+        if step == first:
+            state = self.with_noise(state, step)
         key, average = secret.noise_key(step), self.options.average
         return release(one, self.optimizer, state, sums.grads, sums.centred_bits, key, average)
+
+    def with_noise(self, state: State, step: int) -> State:
+        """The state with the noise's as the phase of a step begins with."""
+        phase = self.mechanism.at(step)[0]
+        return state._replace(noise=phase.noise(state.norm).init(state.params))
 
     def trace(self, state: State) -> list[Any]:
         """The whole step, traced; also finds errors in the loss before any is spent."""
@@ -78,6 +86,7 @@ class Job:
 
     def _trace(self, phase: Mechanism, state: State) -> list[Any]:
         clipped, average = self._clipped[phase.clip], self.options.average
+        state = state._replace(noise=phase.noise(state.norm).init(state.params))
         sums = jax.eval_shape(
             lambda s, b, m: empty_sums(clipped, s.params, b, m), state, self._first, self._mask
         )

@@ -20,7 +20,7 @@ from hushgrad.mechanism import Plan
 from hushgrad.sampling import Stream
 from hushgrad.training import identity
 from hushgrad.training.budget import Budget
-from hushgrad.training.checkpoint import Checkpoints, digest
+from hushgrad.training.checkpoint import Checkpoints, digests
 from hushgrad.training.data import prepare
 from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
@@ -35,6 +35,8 @@ from hushgrad.training.step import State, Sums, averaged, initial_state
 __all__ = ["train"]
 
 _CPU_BLOCK = 64
+# Between the hash of what may be published of a state and that of its noise.
+_AND = ":"
 
 Callback = Callable[[Progress], None]
 
@@ -114,7 +116,7 @@ def _trained(
         name, secret, held = _open(folder, found, job, state, seed, budget)
         ledger = Ledger(folder.ledger, name, mechanism.to_dict())
         stack.callback(ledger.close)
-        checkpoints = Checkpoints(folder.checkpoints)
+        checkpoints = Checkpoints(folder.checkpoints, folder.noise)
         stack.callback(checkpoints.close)
         running = _Running(folder, job, ledger, checkpoints, held, callbacks)
         state = running.go(state, secret)
@@ -149,7 +151,7 @@ class _Running:
 
     def go(self, state: State, secret: RunSecret | None) -> State:
         """Takes the steps that are left; gives the last state."""
-        state, start = _restore(self.checkpoints, self.ledger, state)
+        state, start = _restore(self.checkpoints, self.ledger, self.job, state)
         if self.ledger.finished is None:
             if secret is None:
                 raise ResumeError(
@@ -166,6 +168,7 @@ class _Running:
         # A crash may have come before these were done.
         if self.held is not None:
             self.held.finish(self.ledger.charged)
+        self.checkpoints.forget_secret()
         self.folder.forget_secret()
         return state
 
@@ -299,7 +302,7 @@ def _held(budget: Budget | None, job: Job, name: str, folder: RunDirectory) -> R
     return budget.reserve(job.mechanism, name, directory=str(folder.path.resolve()))
 
 
-def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[State, int]:
+def _restore(checkpoints: Checkpoints, ledger: Ledger, job: Job, state: State) -> tuple[State, int]:
     """The state to go on from, and after how many steps it was made.
 
     A checkpoint counts if the ledger has its hash: steps repeated from any other state
@@ -307,6 +310,7 @@ def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[St
     before it serves.
     """
     found, refused = checkpoints.steps, None
+    going_on = ledger.finished is None  # or there is no noise to come
     for step in found:
         if step > ledger.charged:
             raise ResumeError(
@@ -315,11 +319,13 @@ def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[St
                 "directory"
             )
         try:
-            restored = checkpoints.restore(step, state)
+            like = job.with_noise(state, max(step, 1) - 1)
+            restored = checkpoints.restore(step, like, noise=going_on)
         except ResumeError as error:
             refused = refused or error
             continue
-        if ledger.checkpoints.get(step) == digest(restored):
+        known, made = ledger.checkpoints.get(step, "").split(_AND), digests(restored)
+        if known == made if going_on else known[0] == made[0]:
             checkpoints.forget_after(step)
             return restored, step
     if ledger.charged and not found:
@@ -338,7 +344,7 @@ def _restore(checkpoints: Checkpoints, ledger: Ledger, state: State) -> tuple[St
 
 def _save(checkpoints: Checkpoints, ledger: Ledger, state: State, step: int) -> None:
     """Writes a checkpoint, and its hash when it is on disk."""
-    made = digest(state)
+    made = _AND.join(digests(state))
     if ledger.checkpoints.get(step) != made or step not in checkpoints.steps:
         checkpoints.save(step, state)
         ledger.saved(step, made)

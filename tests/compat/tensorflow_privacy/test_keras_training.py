@@ -231,3 +231,97 @@ def test_the_tutorials_script():
     told = tutorial.statement(tutorial.TUTORIAL, 60_000)
     assert "10.726" in told
     assert "3.800" in told
+
+
+def ftrl(**changes):
+    given = {"l2_norm_clip": 0.5, "noise_multiplier": 2.0, "learning_rate": 0.1, **changes}
+    return tensorflow_privacy.DPFTRLTreeAggregationOptimizer(**given)
+
+
+@pytest.mark.filterwarnings("ignore:delta")
+def test_ftrl_trains_and_is_charged_for_its_tree(data, tmp_path):
+    model = classifier()
+    optimizer = ftrl(var_list_or_model=model, restart_period=3, restart_warmup=2)
+    model.compile(optimizer=optimizer, loss=EACH)
+    model.fit(*data, epochs=2, batch_size=40, verbose=0)
+    first = hg.Mechanism(
+        examples=120,
+        batch_size=40,
+        sampling=hg.sampling.Shuffle(40),
+        clip=hg.clip.Flat(0.5),
+        noise_multiplier=2.0,
+        steps=6,
+        delta=1e-5,
+        strategy=hg.noise.Tree(3, 2),
+    )
+    assert model.account.spent[0].made == first
+    assert model.epsilon(1e-5) == first.epsilon()
+    # Another call begins another tree: two runs one after the other.
+    model.fit(*data, batch_size=40, verbose=0)
+    both = hg.schedule(first, first.after(3))
+    assert model.epsilon(1e-5) == both.epsilon()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.epsilon(1e-5) == both.epsilon()
+    assert loaded.optimizer.settings == optimizer.settings
+
+
+def test_ftrls_noise_is_a_trees(data):
+    """Updates of a large noise: their sum over 4 steps has variance 4/7, over 3 steps 5/3.
+
+    The deviation of n normal numbers is within 4 / sqrt(2 n) of the true one but for one in
+    15,000 tries; what the gradients add is less than 1e-3 of it.
+    """
+    model = classifier(400)
+    model.compile(optimizer=ftrl(noise_multiplier=5000.0, learning_rate=1.0), loss=EACH)
+    weights = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            weights.append(np.concatenate([w.ravel() for w in self.model.get_weights()]))
+
+    weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    model.fit(*data, batch_size=30, epochs=1, callbacks=[Look()], verbose=0)
+    assert len(weights) == 5
+    for steps, variance in ((1, 1), (2, 2 / 3), (3, 5 / 3), (4, 4 / 7)):
+        wanted = np.sqrt(variance) * 0.5 * 5000.0 / 30
+        moved = weights[steps] - weights[0]
+        assert np.std(moved) == pytest.approx(wanted, rel=4 / np.sqrt(2 * len(moved)))
+
+
+def test_ftrls_seed_is_told(data):
+    made = []
+    for _ in range(2):
+        model = classifier()
+        model.compile(optimizer=ftrl(noise_seed=3), loss=EACH)
+        model.fit(*data, batch_size=40, verbose=0)
+        made.append(model.get_weights())
+        assert "SEEDED" in model.privacy_statement()
+    for one, other in zip(*made, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_generic_optimizer_takes_a_query(data, tmp_path):
+    query = tensorflow_privacy.GaussianSumQuery(2.0, 3.0)
+    optimizer = tensorflow_privacy.GenericDPSGDOptimizer(query, learning_rate=0.1)
+    assert optimizer.settings.clip == hg.clip.Flat(2.0)
+    assert optimizer.settings.noise_multiplier == 1.5
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.settings == optimizer.settings
+    model = classifier()
+    model.compile(optimizer=optimizer, loss=EACH)
+    model.fit(*data, batch_size=40, verbose=0)
+    m = hg.dp_sgd(examples=120, batch_size=40, steps=3, clip=2.0, delta=1e-5, noise_multiplier=1.5)
+    assert model.epsilon(1e-5) == m.epsilon()
+    made = tensorflow_privacy.make_gaussian_query_optimizer_class(
+        tensorflow_privacy.GenericDPAdamOptimizer
+    )
+    assert issubclass(made, keras.optimizers.Adam)
+    assert made(1.0, 0.5).settings.noise_multiplier == 0.5
+
+
+def test_a_generic_optimizer_refuses_other_queries():
+    query = tensorflow_privacy.NoPrivacySumQuery()
+    with pytest.raises(InputError, match="take DPFTRLTreeAggregationOptimizer"):
+        tensorflow_privacy.GenericDPAdamOptimizer(query)

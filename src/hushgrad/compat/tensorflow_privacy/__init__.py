@@ -126,9 +126,15 @@ _TRAINING = {
         "DPRMSPropOptimizer",
     ),
     "dp_optimizer_keras": (
+        "DPFTRLTreeAggregationOptimizer",
         "DPKerasAdagradOptimizer",
         "DPKerasAdamOptimizer",
         "DPKerasSGDOptimizer",
+        "GenericDPAdagradOptimizer",
+        "GenericDPAdamOptimizer",
+        "GenericDPSGDOptimizer",
+        "make_gaussian_query_optimizer_class",
+        "make_keras_generic_optimizer_class",
         "make_keras_optimizer_class",
     ),
     "dp_optimizer_keras_vectorized": (

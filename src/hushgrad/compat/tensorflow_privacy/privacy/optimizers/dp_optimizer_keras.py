@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from hushgrad._check import positive
+from hushgrad.compat.tensorflow_privacy.privacy.dp_query.gaussian_query import GaussianSumQuery
 from hushgrad.compat.tensorflow_privacy.privacy.keras_models.dp_keras_model import (
     privatised,
     settings_of,
@@ -15,11 +17,19 @@ from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.session import Settings
 from hushgrad.keras.trainer import PrivateTrainer
+from hushgrad.noise import Tree
+from hushgrad.sampling import Shuffle
 
 __all__ = [
+    "DPFTRLTreeAggregationOptimizer",
     "DPKerasAdagradOptimizer",
     "DPKerasAdamOptimizer",
     "DPKerasSGDOptimizer",
+    "GenericDPAdagradOptimizer",
+    "GenericDPAdamOptimizer",
+    "GenericDPSGDOptimizer",
+    "make_gaussian_query_optimizer_class",
+    "make_keras_generic_optimizer_class",
     "make_keras_optimizer_class",
 ]
 
@@ -30,6 +40,34 @@ class _Private:
     settings: Settings
     account: Account
     _noisy = False
+
+    def _begin(
+        self,
+        settings: Settings,
+        gradient_accumulation_steps: int | None,
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        seed: int | None = None,
+    ) -> None:
+        """Sets up what is private, and what Keras's class has."""
+        # Keras's own classes hold them by name; a saved one brings what it had spent.
+        spent = options.pop("spent", None)
+        options.pop("unconnected_gradients_to_zero", None)
+        options.pop("unroll_microbatches", None)
+        several = gradient_accumulation_steps
+        options["gradient_accumulation_steps"] = None if several in (None, 1) else several
+        super().__init__(*arguments, **options)
+        self.settings, self.account = settings, Account(None, None, seed=seed, before=spent)
+
+    def get_config(self) -> dict[str, Any]:
+        """What the optimizer is made with, and what was spent with it."""
+        return {
+            **super().get_config(),  # pyright: ignore
+            "l2_norm_clip": self.settings.clip.sensitivity,
+            "noise_multiplier": self.settings.noise_multiplier,
+            "num_microbatches": self.settings.microbatches,
+            "spent": self.account.to_dict(),
+        }
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
         """Refused but for noisy gradients: those of a whole batch can be clipped no more.
@@ -85,24 +123,7 @@ def make_keras_optimizer_class(cls: type[keras.optimizers.Optimizer]) -> type:
             **options: Any,
         ) -> None:
             settings = settings_of(l2_norm_clip, noise_multiplier, num_microbatches)
-            # Keras's own classes hold them by name; a saved one brings what it had spent.
-            spent, options = options.get("spent"), {**options}
-            options.pop("spent", None)
-            options.pop("unconnected_gradients_to_zero", None)
-            options.pop("unroll_microbatches", None)
-            several = gradient_accumulation_steps
-            options["gradient_accumulation_steps"] = None if several in (None, 1) else several
-            super().__init__(*arguments, **options)
-            self.settings, self.account = settings, Account(None, None, before=spent)
-
-        def get_config(self) -> dict[str, Any]:
-            return {
-                **super().get_config(),
-                "l2_norm_clip": self.settings.clip.sensitivity,
-                "noise_multiplier": self.settings.noise_multiplier,
-                "num_microbatches": self.settings.microbatches,
-                "spent": self.account.to_dict(),
-            }
+            self._begin(settings, gradient_accumulation_steps, arguments, options)
 
     DPOptimizerClass.__name__ = DPOptimizerClass.__qualname__ = f"DPKeras{cls.__name__}Optimizer"
     DPOptimizerClass.__module__ = __name__
@@ -112,6 +133,122 @@ def make_keras_optimizer_class(cls: type[keras.optimizers.Optimizer]) -> type:
 DPKerasSGDOptimizer = make_keras_optimizer_class(keras.optimizers.SGD)
 DPKerasAdamOptimizer = make_keras_optimizer_class(keras.optimizers.Adam)
 DPKerasAdagradOptimizer = make_keras_optimizer_class(keras.optimizers.Adagrad)
+
+
+def make_keras_generic_optimizer_class(cls: type[keras.optimizers.Optimizer]) -> type:
+    """As `make_keras_optimizer_class`, of a class that takes the clip and the noise from a query.
+
+    Its constructor takes `dp_sum_query`, `num_microbatches=None`, `gradient_accumulation_steps=1`,
+    and then what `cls` takes.
+
+    Raises:
+      InputError: when it is made with another query than a `GaussianSumQuery`.
+    """
+    private: Any = make_keras_optimizer_class(cls)
+
+    class DPOptimizerClass(private):
+        def __init__(
+            self,
+            dp_sum_query: GaussianSumQuery,
+            num_microbatches: int | None = None,
+            gradient_accumulation_steps: int = 1,
+            *arguments: Any,
+            **options: Any,
+        ) -> None:
+            if not isinstance(dp_sum_query, GaussianSumQuery):
+                raise InputError(
+                    f"dp_sum_query must be a GaussianSumQuery, got {dp_sum_query!r}; for a tree's "
+                    "noise take DPFTRLTreeAggregationOptimizer, for a clip that moves "
+                    "hg.keras.privatize(clip=hg.clip.Adaptive(...))"
+                )
+            clip, stddev = dp_sum_query.initial_global_state()
+            clip = positive("l2_norm_clip", clip)
+            super().__init__(
+                clip,
+                stddev / clip,
+                num_microbatches,
+                gradient_accumulation_steps,
+                *arguments,
+                **options,
+            )
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+            clip, noise = config.pop("l2_norm_clip"), config.pop("noise_multiplier")
+            return super().from_config(
+                {**config, "dp_sum_query": GaussianSumQuery(clip, clip * noise)}, custom_objects
+            )
+
+    name = f"GenericDP{cls.__name__}Optimizer"
+    DPOptimizerClass.__name__ = DPOptimizerClass.__qualname__ = name
+    DPOptimizerClass.__module__ = __name__
+    return keras.saving.register_keras_serializable("hushgrad")(DPOptimizerClass)
+
+
+def make_gaussian_query_optimizer_class(cls: type) -> type:
+    """The class of `make_keras_optimizer_class` for one of `make_keras_generic_optimizer_class`."""
+    own = next(kind for kind in cls.__mro__[1:] if kind.__module__ != __name__)
+    return make_keras_optimizer_class(own)
+
+
+GenericDPSGDOptimizer = make_keras_generic_optimizer_class(keras.optimizers.SGD)
+GenericDPAdamOptimizer = make_keras_generic_optimizer_class(keras.optimizers.Adam)
+GenericDPAdagradOptimizer = make_keras_generic_optimizer_class(keras.optimizers.Adagrad)
+
+
+@keras.saving.register_keras_serializable("hushgrad")
+class DPFTRLTreeAggregationOptimizer(_Private, keras.optimizers.SGD):
+    """SGD whose noise is a tree's over the steps: DP-FTRL, for batches that are not sampled.
+
+    `fit` shuffles the data in each epoch, and each call of it begins a tree; the cost is that
+    of the worst order. See `hushgrad.dp_ftrl`, which finds the noise for an epsilon.
+
+    Formal guarantee: as `hushgrad.dp_ftrl`'s.
+
+    Args:
+      l2_norm_clip: bound on the norm of an example's (or a microbatch's) gradient.
+      noise_multiplier: of a node's noise over it.
+      var_list_or_model: taken and not needed.
+      num_microbatches: as many as the batch has examples by default; must divide the batch.
+      gradient_accumulation_steps: as of the other optimizers.
+      restart_period: begin a new tree after so many steps; None for one tree.
+      restart_warmup: after how many steps the first tree ends, where it is a shorter one.
+      noise_seed: makes all chance repeatable, for tests, and not private against whoever
+        knows it.
+      *arguments, **options: of `keras.optimizers.SGD`.
+
+    Raises:
+      InputError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        l2_norm_clip: float,
+        noise_multiplier: float,
+        var_list_or_model: Any = None,
+        num_microbatches: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        restart_period: int | None = None,
+        restart_warmup: int | None = None,
+        noise_seed: int | None = None,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        del var_list_or_model
+        settings = settings_of(l2_norm_clip, noise_multiplier, num_microbatches)._replace(
+            sampling=Shuffle, strategy=Tree(restart_period, restart_warmup)
+        )
+        self._begin(settings, gradient_accumulation_steps, arguments, options, noise_seed)
+
+    def get_config(self) -> dict[str, Any]:
+        """What the optimizer is made with but the seed, and what was spent with it."""
+        strategy = self.settings.strategy
+        assert isinstance(strategy, Tree)
+        return {
+            **super().get_config(),
+            "restart_period": strategy.restart_every,
+            "restart_warmup": strategy.first_restart,
+        }
 
 
 # Where Keras defines it: that is what it compares with to know who has changed it.
