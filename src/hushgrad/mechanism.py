@@ -27,6 +27,8 @@ from hushgrad.errors import InputError
 from hushgrad.noise import Independent, Strategy, Tree
 from hushgrad.noise import from_dict as strategy_from_dict
 from hushgrad.sampling import SAMPLERS, Poisson, Sampler, Shuffle, Stream
+from hushgrad.sampling import from_dict as sampler_from_dict
+from hushgrad.sampling import to_dict as sampler_to_dict
 
 __all__ = ["Guarantee", "Mechanism", "Plan", "dp_ftrl", "dp_sgd", "group_of", "planned"]
 
@@ -247,7 +249,7 @@ class Mechanism(Plan):
             "neighbouring_relation": self.neighbouring_relation,
             "examples": self.examples,
             "batch_size": self.batch_size,
-            "sampling": {"kind": self.sampling.kind, **dataclasses.asdict(self.sampling)},
+            "sampling": sampler_to_dict(self.sampling),
             "clip": self.clip.to_dict(),
             "noise": {**self.strategy.to_dict(), "noise_multiplier": self.noise_multiplier},
             "steps": self.steps,
@@ -257,15 +259,12 @@ class Mechanism(Plan):
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Mechanism:
         """The mechanism that `to_dict` wrote."""
-        sampling = dict(plain["sampling"])
-        kind = next(kind for kind in SAMPLERS if kind.kind == sampling["kind"])
-        del sampling["kind"]
         noise = dict(plain["noise"])
         noise_multiplier = noise.pop("noise_multiplier")
         return cls(
             examples=plain["examples"],
             batch_size=plain["batch_size"],
-            sampling=kind(**sampling),
+            sampling=sampler_from_dict(plain["sampling"]),
             clip=clip_from_dict(plain["clip"]),
             noise_multiplier=noise_multiplier,
             strategy=strategy_from_dict(noise),

@@ -76,8 +76,8 @@ def test_a_private_model_is_saved_with_what_it_spent(private, data, tmp_path, cl
     with h5py.File(io.BytesIO(stored)) as file:
         found = []
         file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
-    assert len(found) == 6
-    assert all(name.startswith(("layers/", "optimizer/")) for name in found)
+    assert len(found) == 7  # with what they cost
+    assert all(name.startswith(("layers/", "optimizer/", "vars/hushgrad")) for name in found)
 
 
 class Subclassed(keras.Model):

@@ -1,11 +1,9 @@
-"""What a Keras model has spent, over all calls that train it."""
+"""What a Keras model may spend, and where it is charged."""
 
 from __future__ import annotations
 
-import bisect
-import dataclasses
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,20 @@ import platformdirs
 
 from hushgrad import accounting
 from hushgrad._check import fraction, positive
-from hushgrad.accounting import RELATIONS
-from hushgrad.errors import BudgetError, InputError, StorageError
+from hushgrad.errors import BudgetError, LedgerError, ResumeError, StorageError
+from hushgrad.keras.history import History, Spent, strongest
 from hushgrad.mechanism import Mechanism
-from hushgrad.sampling import Poisson, Stream
 from hushgrad.schedule import Schedule
 from hushgrad.training import Budget, Reservation
 from hushgrad.training.ledger import Ledger
 from hushgrad.training.secret import RunSecret
 
-__all__ = ["Account", "Spent", "default_ledger"]
+__all__ = ["Account", "default_ledger"]
 
-# What hides more, the last: a mechanism for one is one for those that stand before it.
-_STRENGTH = ("add-or-remove-one", "replace-special", "replace-one")
-assert set(_STRENGTH) == set(RELATIONS)
 # A limit of which so much is spent holds no further training.
 _ALL = 0.99
+# So many steps of an open end are as good as all.
+_FAR = 1 << 20
 
 
 def default_ledger() -> Path:
@@ -49,19 +45,6 @@ def default_ledger() -> Path:
     return folder / "keras.sqlite"
 
 
-@dataclasses.dataclass(frozen=True)
-class Spent:
-    """Steps that were charged of one mechanism."""
-
-    mechanism: Mechanism
-    steps: int
-
-    @property
-    def made(self) -> Mechanism:
-        """The mechanism with the steps that were charged alone."""
-        return self.mechanism.after(self.steps)
-
-
 class Account:
     """All that a model has released and may still release.
 
@@ -73,6 +56,9 @@ class Account:
       ledger: SQLite file for a durable row of each step before its release.
       seed: for tests: makes all chance repeatable.
       before: what `to_dict` wrote, of a model that was saved.
+
+    Attributes:
+      history: what was released.
     """
 
     def __init__(
@@ -84,33 +70,50 @@ class Account:
         seed: int | None = None,
         before: Mapping[str, Any] | None = None,
     ) -> None:
-        before = before or {"spent": [], "opened": 0, "delta": None}
+        before = before or {}
+        self.history = History(before)
         self.limit = None if epsilon is None else positive("epsilon", epsilon)
-        self.delta = before["delta"] if delta is None else fraction("delta", delta)
-        self.budget, self.ledger, self.seeded = budget, ledger, seed is not None
-        self.spent = [
-            Spent(Mechanism.from_dict(part["mechanism"]), part["steps"]) for part in before["spent"]
-        ]
-        self._opened: int = before["opened"]
-        self._secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
-        self._run = uuid.uuid4().hex
-        # Of the last mechanism, those that earlier trainings charged included.
-        self._planned = 0
+        self.delta = before.get("delta") if delta is None else fraction("delta", delta)
+        self.ledger, self.seeded = ledger, seed is not None
+        # Of a model that was saved: a budget that it must not go on without.
+        self._wanted: str | None = before.get("budget")
+        if budget is not None or self._wanted is None:
+            self.budget = budget
+        else:
+            self._budget = None
+        self._seed = None if seed is None else RunSecret.from_seed(seed)
+        self._mechanism: Mechanism | None = None
+        self._allowed = 0
         self._open: tuple[Ledger, Reservation | None] | None = None
+
+    @property
+    def budget(self) -> Budget | None:
+        """The data set's, which must hold every training; to be set again after loading."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, budget: Budget | None) -> None:
+        self._budget, self._wanted = budget, None
+
+    @property
+    def spent(self) -> list[Spent]:
+        """Mechanisms and their charged steps."""
+        return self.history.spent
 
     @property
     def steps(self) -> int:
         """How many steps were charged in all."""
-        return sum(part.steps for part in self.spent)
+        return self.history.steps
 
     @property
     def plan(self) -> Schedule | None:
         """What was released, as phases of one run, if they fit together."""
-        phases = [part.made for part in self.spent if part.steps]
-        try:
-            return Schedule(tuple(phases)) if phases else None
-        except InputError:
-            return None
+        return self.history.plan
+
+    @property
+    def planned(self) -> Mechanism | None:
+        """What was begun last; of a stream of unknown length, some of its steps."""
+        return self._mechanism
 
     def delta_for(self, examples: int) -> float:
         """The delta to use; it stays as it is from then on."""
@@ -118,18 +121,20 @@ class Account:
             self.delta = min(1e-5, 0.1 / examples)
         return self.delta
 
-    def epsilon(
-        self, delta: float | None = None, accountant: str = "pld", more: Mechanism | None = None
-    ) -> float:
-        """What was spent, with another mechanism perhaps."""
-        made = [*(part.made for part in self.spent), *([more] if more is not None else [])]
-        if not any(m.steps for m in made):
+    def epsilon(self, delta: float | None = None, accountant: str = "pld") -> float:
+        """What was spent."""
+        made = self.history.made
+        if not made:
             return 0.0
         delta = self.delta_for(made[0].examples) if delta is None else fraction("delta", delta)
-        event = dp_accounting.ComposedDpEvent([m.event for m in made])
-        return accounting.epsilon(
-            event, delta, accountant, relation=_strongest([m.neighbouring_relation for m in made])
-        )
+        return self.history.epsilon(delta, accountant)
+
+    def epsilon_after(self, steps: int) -> float:
+        """What will have been spent after so many steps more of what is open."""
+        last = self.history.spent[-1]
+        more = last.mechanism.after(last.steps + steps)
+        delta = self.delta_for(more.examples)
+        return self.history.before_last().epsilon(delta, more=more)
 
     def noise_for(
         self, event: Callable[[float], dp_accounting.DpEvent], delta: float, relation: str
@@ -145,7 +150,7 @@ class Account:
           BudgetError: if nothing of the limit is left.
         """
         assert self.limit is not None
-        spent = [part.made for part in self.spent if part.steps]
+        spent = self.history.made
         if spent and self.epsilon() > _ALL * self.limit:
             raise BudgetError(
                 f"epsilon={self.limit:g} is spent ({self.epsilon():.4g} of it): plan all epochs in "
@@ -155,30 +160,28 @@ class Account:
         def total(noise: float) -> dp_accounting.DpEvent:
             return dp_accounting.ComposedDpEvent([*(m.event for m in spent), event(noise)])
 
-        relation = _strongest([relation, *(m.neighbouring_relation for m in spent)])
+        relation = strongest([relation, *(m.neighbouring_relation for m in spent)])
         return accounting.smallest_noise(total, self.limit, delta, relation=relation)
 
     def room(self, mechanism: Mechanism) -> int:
         """How many steps of a mechanism the limit still holds, up to all of its own."""
-        limit = self.limit
-        if limit is None:
+        if self.limit is None:
             return mechanism.steps
-
-        def exceeds(steps: int) -> bool:
-            return self.epsilon(more=mechanism.after(steps)) > limit
-
-        if not exceeds(mechanism.steps):
-            return mechanism.steps
-        return max(0, bisect.bisect_left(range(mechanism.steps), True, key=exceeds) - 1)
+        delta = self.delta_for(mechanism.examples)
+        return self.history.room(mechanism, self.limit, delta)
 
     def steps_within(self, limit: float, delta: float | None = None) -> int | None:
-        """How many steps in all a limit holds, of what is open now; None if nothing is."""
-        if self._open is None:
+        """How many steps in all a limit holds, of what is open now and more of it; or None."""
+        if self._open is None or self._mechanism is None:
             return None
-        *earlier, last = self.spent
-        before = Account(limit, self.delta if delta is None else delta)
-        before.spent = earlier
-        return sum(p.steps for p in earlier) + before.room(last.mechanism.after(self._planned))
+        m, before = self._mechanism, self.history.before_last()
+        delta = self.delta_for(m.examples) if delta is None else delta
+        # Of a last mechanism that is more of the same, all its steps count.
+        steps = self.history.spent[-1].steps + m.steps
+        # What follows of a stream of unknown length is not planned yet.
+        while (room := before.room(m.after(steps), limit, delta)) == steps < _FAR:
+            steps *= 4
+        return before.steps + room
 
     def open(self, mechanism: Mechanism) -> RunSecret:
         """Begins to spend on a mechanism; gives the secret of its batches and noise.
@@ -186,6 +189,7 @@ class Account:
         Raises:
           BudgetError: if the limit or the data set's budget does not hold all its steps;
             nothing has been spent.
+          LedgerError: if there is no ledger to charge to.
         """
         room = self.room(mechanism)
         if room < mechanism.steps:
@@ -194,16 +198,25 @@ class Account:
                 f"{mechanism.steps:,} steps asked for ({self.epsilon():.4g} is spent): train fewer "
                 "epochs, plan all of them in one fit, or use more noise"
             )
-        name = f"{self._run}-{self._opened}"
-        path = default_ledger() if self.ledger is None else self.ledger
-        held = None
-        if self.budget is not None:
-            held = self.budget.reserve(mechanism, name, directory=str(path))
-        self._open = Ledger(path, name, mechanism.to_dict()), held
-        self._began(mechanism)
-        self._planned = self.spent[-1].steps + mechanism.steps
-        self._opened += 1
-        return RunSecret(self._secret.derive("fit", self._opened))
+        if self._wanted is not None:
+            raise BudgetError(
+                f"this model was saved under the budget {self._wanted!r}: set "
+                "private.account.budget = hg.Budget(...), or None to go on without one"
+            )
+        name, path = uuid.uuid4().hex, default_ledger() if self.ledger is None else self.ledger
+        ledger, held = _ledger(path, name, mechanism), None
+        try:
+            if self._budget is not None:
+                held = self._budget.reserve(mechanism, name, directory=str(path))
+        except BaseException:
+            ledger.close()
+            raise
+        self._open, self._mechanism = (ledger, held), mechanism
+        self.history.begin(mechanism)
+        self._allowed = mechanism.steps
+        if self._seed is None:
+            return RunSecret.fresh()
+        return RunSecret(self._seed.derive("fit", self.history.opened))
 
     def charge(self, step: int) -> None:
         """Charges a step of the mechanism that is open, durably, before its release.
@@ -211,13 +224,16 @@ class Account:
         Raises:
           BudgetError, LedgerError: if it must not be released.
         """
-        assert self._open is not None
+        if self._open is None or step >= self._allowed:
+            raise BudgetError(
+                f"{self._allowed:,} steps were planned and are charged: no other may be released; "
+                "plan more in another fit"
+            )
         ledger, held = self._open
         if held is not None:
             held.charge(step + 1)
         ledger.charge(step)
-        last = self.spent[-1]
-        self.spent[-1] = dataclasses.replace(last, steps=last.steps + 1)
+        self.history.charge()
 
     def close(self) -> None:
         """Ends what is open; what was reserved and not charged is given back."""
@@ -231,19 +247,30 @@ class Account:
         finally:
             ledger.close()
 
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """Weights were loaded that had cost what `to_dict` wrote."""
+        self.history.take_over(History(before), self._open is not None)
+        if self.delta is None:
+            self.delta = before["delta"]
+        if self._open is not None and self._mechanism is not None:
+            made = self._open[0].charged
+            left = self._mechanism.after(self._allowed - made)
+            self._allowed = made + self.room(left)
+
     def to_dict(self) -> dict[str, Any]:
         """All that was spent, as plain data."""
-        spent = [{"mechanism": p.mechanism.to_dict(), "steps": p.steps} for p in self.spent]
-        return {"spent": spent, "opened": self._opened, "delta": self.delta}
+        budget = self._wanted if self._budget is None else self._budget.name
+        return {**self.history.to_dict(), "delta": self.delta, "budget": budget}
 
     def statement(self) -> str:
         """What is promised, to whom and against what, in plain words."""
         if not self.steps:
             return "Nothing was trained yet: nothing is spent, and nothing promised."
+        chosen = "private" if self.history.validated else None
         if self.plan is not None:
-            return accounting.statement(self.plan, seeded=self.seeded)
-        parts = [p for p in self.spent if p.steps]
-        told = [accounting.statement(p.made, seeded=self.seeded) for p in parts]
+            return accounting.statement(self.plan, seeded=self.seeded, validation=chosen)
+        made = self.history.made
+        told = [accounting.statement(m, seeded=self.seeded, validation=chosen) for m in made]
         head = (
             f"{len(told)} trainings of one model, on data of which each is told below. For who is "
             f"in all of them they cost together, at delta = {self.delta:g}:\n"
@@ -251,15 +278,12 @@ class Account:
         )
         return "\n\n".join([head, *told])
 
-    def _began(self, mechanism: Mechanism) -> None:
-        # The same once more, where each step is drawn for itself, is more of the same.
-        alike = isinstance(mechanism.sampling, Poisson | Stream)
-        alike = alike and not mechanism.strategy.correlated
-        if alike and self.spent and self.spent[-1].mechanism.after(1) == mechanism.after(1):
-            return
-        self.spent.append(Spent(mechanism, 0))
 
-
-def _strongest(relations: Sequence[str]) -> str:
-    """Under which what holds under each can be counted together."""
-    return max(relations, key=_STRENGTH.index)
+def _ledger(path: Path, name: str, mechanism: Mechanism) -> Ledger:
+    try:
+        return Ledger(path, name, mechanism.to_dict())
+    except ResumeError as error:
+        raise LedgerError(
+            f"{str(path)!r} cannot be charged to, so nothing is trained "
+            f"({error.__cause__ or error}); name another file in privatize(ledger=...)"
+        ) from error

@@ -50,7 +50,7 @@ class StopAtEpsilon(_Private):
     def __init__(self, epsilon: float, delta: float | None = None) -> None:
         super().__init__()
         self._limit, self._delta = positive("epsilon", epsilon), delta
-        self._last: int | None = None
+        self._last, self._planned = 0, None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the last step that the limit holds.
@@ -59,16 +59,23 @@ class StopAtEpsilon(_Private):
           InputError: if it holds none.
         """
         account = self.model.account
-        self._last = account.steps_within(self._limit, self._delta)
+        self._find()
         spent = account.epsilon(self._delta)
         if spent >= self._limit or self._last == account.steps:
             raise InputError(f"epsilon={self._limit:g} holds no further step: {spent:.4g} is spent")
 
+    def _find(self) -> None:
+        account = self.model.account
+        self._planned = account.planned
+        # Before a stream's first step nothing is known.
+        last = account.steps_within(self._limit, self._delta)
+        self._last = account.steps + 1 if last is None else last
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stops if the next execution would go beyond."""
         account = self.model.account
-        if self._last is None:  # a stream's noise is known with its first batch
-            self._last = account.steps_within(self._limit, self._delta)
+        if self._planned is not account.planned:  # a stream's noise is known with its first batch
+            self._find()
         if account.steps + self.model.steps_per_execution > self._last:
             self.model.stop_training = True
 

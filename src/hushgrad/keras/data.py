@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from hushgrad.errors import DataError, InputError
-from hushgrad.training.data import Source, source_of
+from hushgrad.training.data import Source, check_items, source_of
 
 __all__ = ["Rows", "given", "rows_of", "split"]
 
@@ -42,6 +42,11 @@ class Rows(Source):
         example = self._examples.rows(rows, rng)
         return words, *_whole(example, self._class_weight)
 
+    def two(self) -> Any:
+        """Inputs of two examples, the first and the last."""
+        ends = np.array([0, self.size - 1])
+        return self._examples.rows(ends, np.random.default_rng(0))[0]
+
     def sample(self, count: int) -> tuple[Any, ...]:
         """Zeros, shaped as some examples: inputs, targets and weights."""
         _, *example = self.rows(np.zeros(count, np.int64), np.random.default_rng(0))
@@ -59,9 +64,14 @@ def rows_of(
     if class_weight is not None and sample_weight is not None:
         raise InputError("give one of sample_weight and class_weight, got both")
     if not _is_indexed(x):
-        return None
-    if isinstance(x, keras.utils.PyDataset) or type(x).__name__ == "BatchMapDataset":
         _alone(y, sample_weight)
+        return None
+    if isinstance(x, keras.utils.PyDataset):
+        _alone(y, sample_weight)
+        return Rows(_BatchSource(x), class_weight)
+    if type(x).__name__ == "BatchMapDataset":  # Grain's
+        _alone(y, sample_weight)
+        check_items(x.parents[0])
         return Rows(_BatchSource(x), class_weight)
     if _is_arrays(x):
         parts = [_numbers(x), _numbers(y), _numbers(sample_weight)]
@@ -105,8 +115,9 @@ def split(data: tuple[Any, Any, Any], share: float) -> tuple[tuple[Any, ...], tu
 class _BatchSource(Source):
     """The examples inside batches that have numbers, such as a `PyDataset`'s.
 
-    Batch 0 says how many a batch holds; the last alone may hold fewer. A batch is read for
-    every drawn example in it that is not in one of the last few batches read.
+    Each person has one fixed place in one of them. Batch 0 says how many a batch holds; the
+    last alone may hold fewer. A batch is read for every drawn example in it that is not in one
+    of the last few batches read.
     """
 
     hashed = True
@@ -116,7 +127,13 @@ class _BatchSource(Source):
             raise InputError("x is empty: it must have at least one batch")
         self._read = functools.lru_cache(_BATCHES_KEPT)(lambda number: _parts(batches[number]))
         self.batch_size = _length(self._read(0))
+        _check_fixed(self._read(0), _parts(batches[0]))
         last = _length(self._read(len(batches) - 1))
+        if last > self.batch_size:
+            raise DataError(
+                f"the last batch of x has {last} examples and batch 0 has {self.batch_size}: it "
+                "must not have more"
+            )
         self.size = self.batch_size * (len(batches) - 1) + last
         self.content = np.array([self.size])
 
@@ -133,6 +150,16 @@ class _BatchSource(Source):
                 )
             found[at] = jax.tree.map(lambda a, place=place: a[place], batch)
         return jax.tree.map(lambda *values: np.stack(values), *found)
+
+
+def _check_fixed(first: tuple[Any, ...], again: tuple[Any, ...]) -> None:
+    """Inputs may be varied each time that they are read; who is in a batch may not."""
+    for one, other in zip(jax.tree.leaves(first[1:]), jax.tree.leaves(again[1:]), strict=True):
+        if one.shape != other.shape or one.tobytes() != other.tobytes():
+            raise DataError(
+                "x[0], read twice, gave other targets: a batch must hold the same people each "
+                "time, for they are charged as that. Draw nobody in __getitem__: fit draws"
+            )
 
 
 def _parts(batch: Any) -> tuple[Any, ...]:

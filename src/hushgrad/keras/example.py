@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 from jaxtyping import Array, Float
 
 from hushgrad.errors import InputError
 
 __all__ = [
+    "check_apart",
     "check_layers",
     "check_model",
     "check_type",
@@ -28,6 +31,8 @@ __all__ = [
     "penalised",
     "penalty",
     "seeds_after",
+    "seeds_of",
+    "warn_of_adapted",
 ]
 
 
@@ -124,12 +129,17 @@ def penalised(model: keras.Model) -> list[keras.Variable]:
 
 def seeds_after(model: keras.Model, frozen: Sequence[Array]) -> list[Array]:
     """The non-trainable variables after a step: seeds have moved on, all else is as it was."""
-    seeds = {id(v) for v in _seeds(model)}
+    seeds = seeds_of(model)
     step = jnp.array([0, 1], jnp.uint32)
     return [
         value + step if id(v) in seeds else value
         for v, value in zip(model.non_trainable_variables, frozen, strict=True)
     ]
+
+
+def seeds_of(model: keras.Model) -> set[int]:
+    """The identities of the states of random generators."""
+    return {id(v) for v in _seeds(model)}
 
 
 def check_model(model: Any) -> None:
@@ -175,6 +185,48 @@ def check_layers(model: keras.Model) -> None:
         )
 
 
+def check_apart(model: keras.Model, x: Any) -> None:
+    """Refuses a model that computes something else of an example beside another than alone.
+
+    What it computes is compared for two examples together and for each: training sees each
+    alone, so a model that looks at others would be another one in `predict`.
+
+    Args:
+      model: may be unbuilt.
+      x: two examples.
+
+    Raises:
+      InputError: naming the first layer that differs, where that can be told.
+    """
+    if keras.distribution.distribution() is not None:  # which may not divide one example
+        return
+    if not _mixed(model, x):
+        return
+    where = ""
+    inputs: Any = getattr(model, "inputs", None)
+    if inputs:
+        inside = (layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+        found = (n.name for n in inside if _mixed(keras.Model(inputs, n.output), x))
+        where = f", first in layer {next(found, model.name)}"
+    raise InputError(
+        f"what {model.name} computes of an example depends on others in its batch{where}: means "
+        "over the batch and the like mix examples. Compute of each example alone, over its own "
+        "axes, as GroupNormalization or LayerNormalization do"
+    )
+
+
+def warn_of_adapted(model: keras.Model) -> None:
+    """Warns of layers that took what they know from data, without noise."""
+    adapted = [layer.name for layer in layers_of(model) if _adapted(layer)]
+    if adapted:
+        warnings.warn(
+            f"layers {', '.join(adapted)} were adapted: what adapt() saw is in the model, and in "
+            "its files, without noise, and no epsilon covers it. Give them public numbers or "
+            "words, or find bounds and categories with hg.summaries, which adds noise",
+            stacklevel=4,
+        )
+
+
 def has_own_loss(model: keras.Model) -> bool:
     """Whether somebody else than Keras wrote the model's compute_loss.
 
@@ -202,6 +254,36 @@ def _unpenalised(model: Any) -> Iterator[None]:
         yield
     finally:
         model.unpenalised = False
+
+
+def _mixed(model: keras.Model, x: Any) -> bool:
+    def outputs(x: Any) -> list[np.ndarray]:
+        with keras.StatelessScope():  # whatever moves, moves there
+            return [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(model(x))]
+
+    def differs(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+        # Far above rounding, far below what a mean over two makes.
+        pairs = zip(one, other, strict=True)
+        return any(np.abs(a - b).max(initial=0) > 0.02 * (1 + np.abs(a).max()) for a, b in pairs)
+
+    if not model.built:
+        model(jax.tree.map(np.zeros_like, x))
+    together = outputs(x)
+    if any(out.shape[:1] != (2,) for out in together) or differs(together, outputs(x)):
+        return False  # it draws, or has other axes first: nothing can be told
+    for place in range(2):
+        alone = outputs(jax.tree.map(lambda a, place=place: a[place : place + 1], x))
+        if differs([out[place : place + 1] for out in together], alone):
+            return True
+    return False
+
+
+def _adapted(layer: keras.Layer) -> bool:
+    if isinstance(layer, keras.layers.Normalization):
+        return layer.input_mean is None
+    if isinstance(layer, keras.layers.Discretization):
+        return layer.num_bins is not None
+    return not getattr(layer, "_has_input_vocabulary", True)
 
 
 def _mixes(layer: keras.Layer) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,20 @@ from hushgrad.clip import from_dict as clip_from_dict
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.example import check_model
+from hushgrad.keras.history import History
 from hushgrad.keras.session import Settings
 from hushgrad.keras.trainer import PrivateTrainer
-from hushgrad.sampling import SAMPLERS, Poisson, Sampler
+from hushgrad.sampling import SAMPLERS, Poisson, Sampler, Stream, from_dict, to_dict
 from hushgrad.training import Budget
 
 __all__ = ["PrivateModel", "privatize"]
 
-_KINDS: dict[str, type[Sampler]] = {sampler.kind: sampler for sampler in SAMPLERS}
+# A stream is no way to draw.
+_KINDS: dict[str, type[Sampler]] = {
+    sampler.kind: sampler for sampler in SAMPLERS if sampler is not Stream
+}
+# Of models that are there, what their weights have cost.
+_HISTORIES: weakref.WeakKeyDictionary[keras.Model, History] = weakref.WeakKeyDictionary()
 
 
 @keras.saving.register_keras_serializable("hushgrad")
@@ -38,6 +46,8 @@ class PrivateModel(PrivateTrainer, keras.Model):
         self.model = model
         # What the model computes in is its own matter.
         self.autocast = False
+        # Weights that were trained privately before have cost what they have.
+        account.history = _HISTORIES.setdefault(model, account.history)
         self.make_private(settings, account)
         if hasattr(model, "output_names"):
             self.output_names = model.output_names
@@ -90,18 +100,15 @@ class PrivateModel(PrivateTrainer, keras.Model):
         """The model, its settings and what it has spent."""
         settings, account = self._settings, self._account
         sampling = settings.sampling
-        if not isinstance(sampling, type):
-            raise InputError(
-                f"sampling={sampling!r} cannot be saved: give a name or a class to privatize"
-            )
         return {
             "model": keras.saving.serialize_keras_object(self.model),
             "clip": settings.clip.to_dict(),
             "noise_multiplier": settings.noise_multiplier,
-            "sampling": sampling.kind,
+            "sampling": sampling.kind if isinstance(sampling, type) else to_dict(sampling),
             "block_size": settings.block_size,
             "epsilon": account.limit,
             "seeded": account.seeded,
+            "ledger": None if account.ledger is None else str(account.ledger),
             "account": account.to_dict(),
         }
 
@@ -109,18 +116,20 @@ class PrivateModel(PrivateTrainer, keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PrivateModel:
         """The model that was saved, which goes on from what it had spent, with fresh secrets.
 
-        A budget is not saved with it: set `private.account.budget` to go on under one.
+        Where it had a budget, `private.account.budget` is to be set before it is trained again.
         """
         model = keras.saving.deserialize_keras_object(
             config["model"], custom_objects=custom_objects
         )
+        sampling = config["sampling"]
         settings = Settings(
             clip_from_dict(config["clip"]),
             config["noise_multiplier"],
-            _KINDS[config["sampling"]],
+            _KINDS[sampling] if isinstance(sampling, str) else from_dict(sampling),
             config["block_size"],
         )
-        account = Account(config["epsilon"], None, before=config["account"])
+        ledger = None if config["ledger"] is None else Path(config["ledger"])
+        account = Account(config["epsilon"], None, ledger=ledger, before=config["account"])
         account.seeded = config["seeded"]
         return cls(model, settings, account)
 
@@ -151,8 +160,10 @@ def privatize(
     The model is not changed and its weights are shared. Every update, by `fit` or `train_on_batch`,
     clips each example's gradient, adds noise and is charged, durably, before it is made.
 
-    Formal guarantee: all weights ever released are (`private.epsilon()`, delta)-differentially
-    private under the sampler's neighbouring relation; never more than `epsilon` is spent.
+    Formal guarantee: all weights ever released, by this private model and by others of the same
+    `model`, are (`private.epsilon()`, delta)-differentially private under the sampler's
+    neighbouring relation; never more than `epsilon` is spent. What is computed from the data
+    in other ways is not covered: training metrics, and what a callback does with them.
 
     Args:
       model: any Keras model of one example at a time; may be unbuilt.
@@ -173,6 +184,13 @@ def privatize(
         of its own; the message names the layer and what to use.
     """
     check_model(model)
+    for method in ("test_step", "predict_step", "compute_metrics"):
+        if getattr(type(model), method) is not getattr(keras.Model, method):
+            warnings.warn(
+                f"{type(model).__name__}.{method} is not called by the private model, only by "
+                "private.model",
+                stacklevel=2,
+            )
     if noise_multiplier is None and epsilon is None:
         raise InputError("give noise_multiplier, or epsilon to find it, or both to stop at epsilon")
     if not isinstance(budget, Budget | None):
@@ -191,7 +209,7 @@ def privatize(
 def _sampler(sampling: Any) -> type[Sampler] | Sampler:
     if isinstance(sampling, str):
         sampling = _KINDS.get(sampling.replace("_", "-"), sampling)
-    if sampling in SAMPLERS or isinstance(sampling, SAMPLERS):
+    if sampling in _KINDS.values() or isinstance(sampling, tuple(_KINDS.values())):
         return sampling
     known = ", ".join(repr(kind) for kind in _KINDS)
     raise InputError(f"sampling must be a sampler, or one of {known}, got {sampling!r}")

@@ -116,12 +116,14 @@ class Session(abc.ABC):
       mechanism: what it releases.
       norm: what an adaptive clip clips to in the next step, else None.
       noise: the state of noise that later steps depend on; None before the first step.
+      nonfinite: how many gradients were not finite.
       per_epoch: steps in an epoch, where that is known.
     """
 
     mechanism: Mechanism
     norm: Float[Array, ""] | None = None
     noise: Any = None
+    nonfinite: Any = 0
     per_epoch: int | None = None
 
     def __init__(self, account: Account, settings: Settings) -> None:
@@ -142,9 +144,9 @@ class Session(abc.ABC):
         epoch = self.per_epoch or _OPEN_END
         every, done = -(-epoch // _MARKS), (self._step - 1) % epoch + 1
         mark = self._step + min(-(-done // every) * every, epoch) - done
+        mark = min(mark, self._first + self.mechanism.steps)
         if self._shown[0] != mark:
-            more = self.mechanism.after(mark - self._step)
-            self._shown = mark, self._account.epsilon(more=more)
+            self._shown = mark, self._account.epsilon_after(mark - self._step)
         return self._shown[1]
 
     def _open(self, mechanism: Mechanism) -> RunSecret:
@@ -258,7 +260,7 @@ class StreamSession(Session):
         size = len(jax.tree.leaves(whole[0])[0])
         if self._secret is None:
             warnings.warn(
-                "data come as a stream, so every step is charged as if everybody were in it; "
+                "data come as a stream, so every step is charged as if everybody were in it, once; "
                 "data that can be drawn from (arrays, a PyDataset, anything with items) cost far "
                 "less",
                 stacklevel=2,

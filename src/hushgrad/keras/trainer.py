@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import keras
+import numpy as np
 
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import Rows, rows_of, split
-from hushgrad.keras.example import check_layers, layers_of
+from hushgrad.keras.example import (
+    check_apart,
+    check_layers,
+    layers_of,
+    seeds_of,
+    warn_of_adapted,
+)
 from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession, shards
+from hushgrad.keras.steering import check_steering
 from hushgrad.keras.step import State, Step
 from hushgrad.training.interrupt import noted
 
@@ -21,6 +31,8 @@ __all__ = ["PrivateTrainer"]
 
 # Of float16: gradients above 1/16 of its range overflow, those below 1e-10 vanish.
 _LOSS_SCALE = 1024.0
+# In files of weights.
+_COST = "hushgrad"
 _UNPROTECTED = (
     "Training loss and metrics carry no noise: they are for your eyes, not for publication."
 )
@@ -51,12 +63,15 @@ class PrivateTrainer(_Model):
     """
 
     unpenalised = False
+    # Files of weights tell what they cost, where only a private model reads them.
+    tells_cost = True
 
     def make_private(self, settings: Settings, account: Account) -> None:
         """Sets up what a private model keeps; to be called in `__init__`."""
         self._settings, self._account = settings, account
         self._session: Session | None = None
-        self._step: tuple[Any, Step] | None = None
+        self._steps: dict[Any, Step] = {}
+        self._checked = False
         self._loss_scale, self._alive = 1.0, None
 
     @property
@@ -100,8 +115,8 @@ class PrivateTrainer(_Model):
         Raises:
           InputError: if a layer mixes examples, or the optimizer is another library's.
         """
-        optimizer, options = self.prepared(optimizer, options)
-        super().compile(optimizer, loss, *arguments, **options)
+        optimizer, options = self.prepared(optimizer, {**options, "loss": loss})
+        super().compile(optimizer, options.pop("loss"), *arguments, **options)
 
     def prepared(self, optimizer: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The optimizer and the other arguments that Keras's own compile is to be given."""
@@ -112,7 +127,14 @@ class PrivateTrainer(_Model):
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             # A scale that follows overflows would follow the data; this one stays.
             self._loss_scale, optimizer = optimizer.initial_scale, optimizer.inner_optimizer
-        self._step = None
+        self._steps, self._checked = {}, False
+        warn_of_adapted(self)
+        for loss in keras.tree.flatten(options.get("loss")):
+            if getattr(loss, "reduction", None) == "mean_with_sample_weight":
+                raise InputError(
+                    f"loss={loss!r} divides by the weights of a batch, which would take each "
+                    "example's weight away: take reduction='sum_over_batch_size'"
+                )
         return optimizer, {**options, "auto_scale_loss": False}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -155,6 +177,10 @@ class PrivateTrainer(_Model):
           LedgerError: if a charge cannot be written; its step is not made.
         """
         self._ready("fit")
+        chosen = check_steering(callbacks)
+        if epochs <= initial_epoch:
+            return _no_history(self)
+        self._account.history.validated |= chosen
         options: dict[str, Any] = {
             "epochs": epochs,
             "verbose": verbose,
@@ -172,11 +198,17 @@ class PrivateTrainer(_Model):
         epochs -= initial_epoch
         if rows is None:
             session = self._of_stream(x, steps_per_epoch, epochs, class_weight)
-            options |= {"x": x, "y": y, "steps_per_epoch": steps_per_epoch, "shuffle": False}
+            options |= {"x": x, "steps_per_epoch": steps_per_epoch, "shuffle": False}
         else:
+            # Data that cannot be read are found before anything is reserved.
+            sample = rows.sample(2 * shards())
+            if not self._checked:
+                inner: Any = getattr(self, "model", self)
+                check_apart(inner, rows.two())
+                self._checked = True
             session = self._of_rows(rows, batch_size, steps_per_epoch, epochs)
             assert session.per_epoch is not None
-            options["x"] = _Ticks(session.per_epoch, rows.sample(2 * shards()))
+            options["x"] = _Ticks(session.per_epoch, sample)
         if verbose:
             print(_UNPROTECTED)
         return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))
@@ -233,6 +265,7 @@ class PrivateTrainer(_Model):
             )
         if session.noise is None:
             session.noise = step.noise(state.trainable, session.mechanism)
+        session.nonfinite = session.nonfinite + sums.nonfinite
         data.charge()
         carried = session.norm, session.noise
         trainable, frozen, optimizer, (session.norm, session.noise) = step.release(
@@ -240,9 +273,41 @@ class PrivateTrainer(_Model):
         )
         return logs, tuple(State(trainable, frozen, optimizer, metrics))
 
+    def test_step(self, state: Any, data: Any) -> Any:
+        """As Keras's; but seeds, what moves with data that are evaluated stays as it was."""
+        logs, (trainable, frozen, metrics) = super().test_step(state, data)
+        return logs, (trainable, self._kept(state[1], frozen), metrics)
+
+    def predict_step(self, state: Any, data: Any) -> Any:
+        """As Keras's; but seeds, what moves with data that are looked at stays as it was."""
+        outputs, frozen = super().predict_step(state, data)
+        return outputs, self._kept(state[1], frozen)
+
+    def _kept(self, before: list[Any], after: list[Any]) -> list[Any]:
+        seeds = seeds_of(self)
+        pairs = zip(self.non_trainable_variables, before, after, strict=True)
+        return [new if id(v) in seeds else old for v, old, new in pairs]
+
+    def save_own_variables(self, store: Any) -> None:
+        """As Keras's, with what the weights have cost."""
+        super().save_own_variables(store)
+        if self.tells_cost:
+            told = json.dumps(self._account.to_dict()).encode()
+            store[_COST] = np.frombuffer(told, np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """As Keras's; what the weights have cost is counted from then on."""
+        if _COST in store.keys():  # noqa: SIM118  (it is no dictionary)
+            told = np.asarray(store[_COST]).tobytes().decode()
+            self._account.take_over(json.loads(told))
+            store = {name: store[name] for name in store.keys() if name != _COST}  # noqa: SIM118
+        super().load_own_variables(store)
+
     def updated(self, optimizer: Any, grads: Any, trainable: Any) -> tuple[Any, Any]:
         """The variables and the optimizer's after an update with noisy gradients."""
         own = self.optimizer
+        if own.loss_scale_factor:  # it divides by what losses were not multiplied with
+            grads = [g * own.loss_scale_factor for g in grads]
         apply = getattr(own, "private_update", own.stateless_apply)
         return apply(optimizer, grads, trainable)
 
@@ -288,6 +353,13 @@ class PrivateTrainer(_Model):
     def _ready(self, method: str) -> None:
         if not self.compiled:
             raise InputError(f"{method} comes after compile(optimizer=..., loss=...)")
+        if self._session is not None:
+            raise InputError(f"{method} cannot be called while another training goes on")
+        if jax.process_count() > 1:
+            raise InputError(
+                f"{method} trains in one process, got {jax.process_count()}: their batches and "
+                "noise would not be the same"
+            )
 
     def _carried_out(self, session: Session, train: Callable[[], Any]) -> Any:
         """Trains; whatever happens, the model keeps its last weights and the session ends."""
@@ -301,6 +373,13 @@ class PrivateTrainer(_Model):
         finally:
             self._session = self._alive = None
             session.end()
+            bad = int(session.nonfinite)
+            if bad:
+                warnings.warn(
+                    f"{bad:,} gradients were not finite and counted as zero: look for NaN in the "
+                    "data, or a learning rate that is too large",
+                    stacklevel=3,
+                )
 
     def _put_back(self) -> None:
         if self._alive is None:
@@ -318,11 +397,19 @@ class PrivateTrainer(_Model):
 
     def _compiled(self, session: Session) -> Step:
         """The step's functions, which do not depend on how many steps there are."""
-        mechanism = session.mechanism.after(1)
-        if self._step is None or self._step[0] != mechanism:
-            made = Step(self, mechanism, self._loss_scale, not self.run_eagerly)
-            self._step = mechanism, made
-        return self._step[1]
+        m = session.mechanism.after(1)
+        facts = m.clip, m.noise_multiplier, m.batch_size, m.strategy
+        if facts not in self._steps:
+            self._steps[facts] = Step(self, m, self._loss_scale, not self.run_eagerly)
+        return self._steps[facts]
+
+
+def _no_history(model: Any) -> keras.callbacks.History:
+    """Of no epoch at all."""
+    history = keras.callbacks.History()
+    history.set_model(model)
+    history.on_train_begin()
+    return history
 
 
 def _announced(x: Any) -> int | None:

@@ -5,7 +5,9 @@ new sampler is one file here with what `Sampler`'s have in common, listed there;
 mechanism with it costs is one function in `hushgrad.mechanism`.
 """
 
-from typing import get_args
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from hushgrad.sampling.balls_in_bins import BallsInBins
 from hushgrad.sampling.blocks import Block, blocks
@@ -30,7 +32,20 @@ __all__ = [
     "TruncatedPoisson",
     "Users",
     "blocks",
+    "from_dict",
+    "to_dict",
 ]
 
 Sampler = Poisson | TruncatedPoisson | CyclicPoisson | FixedSize | Shuffle | BallsInBins | Stream
 SAMPLERS: tuple[type[Sampler], ...] = get_args(Sampler)
+
+
+def to_dict(sampler: Sampler) -> dict[str, Any]:
+    """A sampler as plain data."""
+    return {"kind": sampler.kind, **dataclasses.asdict(sampler)}
+
+
+def from_dict(plain: Mapping[str, Any]) -> Sampler:
+    """The sampler that `to_dict` wrote."""
+    facts = {name: value for name, value in plain.items() if name != "kind"}
+    return next(kind for kind in SAMPLERS if kind.kind == plain["kind"])(**facts)

@@ -18,8 +18,12 @@ from hushgrad.sampling import Users
 from hushgrad.training.options import Options
 from hushgrad.training.secret import RunSecret
 
-__all__ = ["Source", "fingerprint", "prepare", "source_of"]
+__all__ = ["Source", "check_items", "fingerprint", "prepare", "source_of"]
 
+# What Grain's data sets may be made of.
+_ONE_BY_ONE = {"Source", "Range", "Map", "MapWithIndex", "RandomMap", "Zip"}
+_ONE_BY_ONE |= {"Shuffle", "WindowShuffle", "Slice", "WithSeed"}
+_MOST = 1 << 40
 _LABEL_NAMES = ("y", "label", "labels", "target", "targets")
 _SHOWN = 5
 _HASHED_AT_ONCE, _HASHED_AT_MOST = 1 << 24, 1 << 32  # bytes
@@ -92,8 +96,32 @@ def source_of(data: Any) -> Source:
     # Tables and tensors have items too, but are arrays.
     plain = isinstance(data, tuple | list | Mapping) or hasattr(data, "__array__")
     if not plain and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        check_items(data)
         return _ItemSource(data)
     return _ArraySource(data)
+
+
+def check_items(data: Any) -> None:
+    """Refuses items that are known not to be one example each, once each.
+
+    Raises:
+      InputError: naming what repeats, drops, joins or divides them.
+    """
+    if len(data) > _MOST:
+        raise InputError(
+            f"data says that it has {len(data):,} items: leave out what repeats it, for each item "
+            "must be one example"
+        )
+    if type(data).__module__.partition(".")[0] != "grain":
+        return
+    kind = type(data).__name__
+    if kind.removeprefix("_").removesuffix("MapDataset") not in _ONE_BY_ONE:
+        raise InputError(
+            f"data has a {kind} in it, after which an item is not one example, once: leave out "
+            "repeat, mix, filter, batch and packing; hushgrad draws and batches by itself"
+        )
+    for parent in data.parents:
+        check_items(parent)
 
 
 class _ArraySource(Source):

@@ -22,7 +22,9 @@ def noted() -> Iterator[Callable[[], bool]]:
     Python may lose a KeyboardInterrupt that comes while a library's callback or finaliser
     runs, and one in the middle of a step would lose the step.
     """
-    if threading.current_thread() is not threading.main_thread():
+    # What is started in the background may be deaf to Ctrl-C, and stays so.
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if deaf or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     came = False
@@ -32,7 +34,7 @@ def noted() -> Iterator[Callable[[], bool]]:
         came = True
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, note) or signal.SIG_DFL
     try:
         yield lambda: came
     finally:

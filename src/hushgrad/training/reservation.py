@@ -55,12 +55,17 @@ class Reservation:
         another machine is not asked for each.
 
         Raises:
-          BudgetError: if the run was closed meanwhile, or goes on in another process; then
-            nothing may be released.
+          BudgetError: if the run was closed meanwhile, goes on in another process, or has no
+            so many steps; then nothing may be released.
           LedgerError: if it cannot be written; likewise.
         """
         if steps <= self._through:
             return
+        if steps > self._mechanism.steps:
+            raise BudgetError(
+                f"budget {self.budget!r} holds {self._mechanism.steps:,} steps of run "
+                f"{self.run!r}, and no step {steps:,}"
+            )
         now = time.monotonic()
         quick = now - self._last < _SELDOM
         self._ahead = min(_FAR, 2 * self._ahead) if quick else max(1, self._ahead // 2)

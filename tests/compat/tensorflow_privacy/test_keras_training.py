@@ -289,6 +289,17 @@ def test_ftrls_noise_is_a_trees(data):
         assert np.std(moved) == pytest.approx(wanted, rel=4 / np.sqrt(2 * len(moved)))
 
 
+def test_each_call_is_a_tree_of_its_own(data):
+    model = classifier()
+    model.compile(optimizer=ftrl(), loss=EACH)
+    with pytest.warns(UserWarning, match="as a stream"):
+        for _ in range(3):
+            model.train_on_batch(*data)
+    one = model.account.spent[0].made
+    assert one.steps == 1
+    assert model.epsilon(1e-5) == hg.schedule(one, one, one).epsilon()
+
+
 def test_ftrls_seed_is_told(data):
     made = []
     for _ in range(2):

@@ -50,7 +50,7 @@ def privatised(model: keras.Model, settings: Settings, account: Account) -> None
 
 @functools.cache
 def _private_class(cls: Any) -> Any:
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "tells_cost": False}
     return type(cls.__name__, (PrivateTrainer, cls), names)
 
 
