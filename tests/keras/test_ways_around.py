@@ -26,20 +26,23 @@ def test_files_of_weights_tell_what_they_cost(private, data, tmp_path):
     fresh.load_weights(file)
     assert same(made, fresh)
     np.testing.assert_array_equal(fresh.get_weights()[0], made.get_weights()[0])
+    # One that goes on from the file, and gives it back: what both have in common counts once.
+    fresh.fit(*data, batch_size=50, verbose=0)
+    later = str(tmp_path / "later.weights.h5")
+    fresh.save_weights(later)
+    made.load_weights(later)
+    assert same(made, fresh)
+    assert made.account.steps == 12
     # Going back to an earlier state of its own costs nothing, and gives nothing back.
-    made.fit(*data, batch_size=50, verbose=0)
     spent = made.epsilon()
     made.load_weights(file)
     assert made.epsilon() == spent
-    # One that goes on from the file knows what it goes on from.
-    fresh.fit(*data, batch_size=50, verbose=0)
-    assert same(made, fresh)
     # Weights of another training cost what both have cost.
     other = private()
     other.fit(*data, batch_size=50, verbose=0)
     other.load_weights(file)
-    assert other.epsilon() == pytest.approx(spent)
     assert other.account.steps == 4 + 8
+    assert other.epsilon() == pytest.approx(spent)
 
 
 def test_a_limit_counts_weights_that_were_loaded(private, data, tmp_path):
@@ -50,6 +53,22 @@ def test_a_limit_counts_weights_that_were_loaded(private, data, tmp_path):
     limited.load_weights(file)
     with pytest.raises(BudgetError, match="holds 0 of the 4 steps"):
         limited.fit(*data, batch_size=50, verbose=0)
+
+
+def test_weights_loaded_on_the_way_count_against_the_limit(private, data, tmp_path):
+    made, file = private(), str(tmp_path / "w.weights.h5")
+    made.fit(*data, batch_size=50, epochs=2, verbose=0)
+    made.save_weights(file)
+
+    class Load(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.load_weights(file)
+
+    limit = 1.001 * made.epsilon()  # of eight steps
+    limited = private(epsilon=limit)
+    with pytest.raises(BudgetError, match="0 steps were planned"):
+        limited.fit(*data, batch_size=50, callbacks=[Load()], verbose=0)
+    assert limited.epsilon() == made.epsilon()
 
 
 class Crash(keras.callbacks.Callback):

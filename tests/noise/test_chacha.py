@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hushgrad.noise.chacha import random_bits
+from hushgrad.noise.chacha import key_stream
 
 KEY = bytes(range(32))
+
+
+def random_bits(key, nonce, words: int):
+    """The first words of the stream."""
+    blocks = key_stream(key, nonce, jnp.arange(-(-words // 16), dtype=jnp.uint32))
+    return jnp.stack(blocks, axis=1).reshape(-1)[:words]
+
 
 # RFC 8439, section 2.3.2: key 00..1f, counter 1.
 BLOCK_NONCE = bytes.fromhex("000000090000004a00000000")

@@ -99,6 +99,13 @@ def test_charges_are_never_behind(budget):
     assert budget.verify() < 60
 
 
+def test_no_step_beyond_those_reserved(budget):
+    held = budget.reserve(M, "a")
+    held.charge(M.steps)
+    with pytest.raises(BudgetError, match=f"holds {M.steps} steps of run 'a', and no step"):
+        held.charge(M.steps + 1)
+
+
 def test_a_dead_run_keeps_its_reservation_until_it_is_closed(budget, url, name):
     held = budget.reserve(M, "a")
     held.charge(3)

@@ -226,8 +226,8 @@ class Account:
         """
         if self._open is None or step >= self._allowed:
             raise BudgetError(
-                f"{self._allowed:,} steps were planned and are charged: no other may be released; "
-                "plan more in another fit"
+                f"{self._allowed:,} steps were planned and are within the limit: no other may be "
+                "released; plan more in another fit"
             )
         ledger, held = self._open
         if held is not None:

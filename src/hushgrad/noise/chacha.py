@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, UInt32
 
-__all__ = ["random_bits"]
+__all__ = ["key_stream"]
 
 _CONSTANTS = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574)  # "expand 32-byte k"
 _QUARTERS = (
@@ -21,22 +21,19 @@ _QUARTERS = (
 )
 
 
-def random_bits(
-    key: UInt32[Array, "8"], nonce: UInt32[Array, "3"], words: int
-) -> UInt32[Array, " words"]:
-    """The first `words` 32-bit words of the ChaCha20 key stream, counter from 0.
+def key_stream(
+    key: UInt32[Array, "8"], nonce: UInt32[Array, "3"], counter: UInt32[Array, "*blocks"]
+) -> list[UInt32[Array, "*blocks"]]:
+    """The 16 words of blocks of the ChaCha20 key stream, by their numbers.
 
     Streams of one key with different nonces are independent for anyone who does
-    not hold the key. One (key, nonce) holds 2^36 words.
+    not hold the key. One (key, nonce) holds 2^32 blocks.
     """
-    counter = jnp.arange(-(-words // 16), dtype=jnp.uint32)
     head = [*(jnp.uint32(c) for c in _CONSTANTS), *key]
     start = [*(jnp.broadcast_to(w, counter.shape) for w in head), counter]
     start += [jnp.broadcast_to(w, counter.shape) for w in nonce]
     state = lax.fori_loop(0, 10, lambda _, s: _double_round(s), start)
-    # [16, blocks] -> the words of block 0, then of block 1, ...
-    stream = jnp.stack([a + b for a, b in zip(state, start, strict=True)], axis=1)
-    return stream.reshape(-1)[:words]
+    return [a + b for a, b in zip(state, start, strict=True)]
 
 
 def _double_round(state: list[Array]) -> list[Array]:

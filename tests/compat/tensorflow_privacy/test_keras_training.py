@@ -292,8 +292,8 @@ def test_ftrls_noise_is_a_trees(data):
 def test_each_call_is_a_tree_of_its_own(data):
     model = classifier()
     model.compile(optimizer=ftrl(), loss=EACH)
-    with pytest.warns(UserWarning, match="as a stream"):
-        for _ in range(3):
+    for _ in range(3):
+        with pytest.warns(UserWarning, match="as a stream"):
             model.train_on_batch(*data)
     one = model.account.spent[0].made
     assert one.steps == 1
