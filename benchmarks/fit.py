@@ -90,10 +90,11 @@ def measured(name: str, batch_size: int, rounds: int, steps: int, folder: Path) 
     )
     seconds: dict[str, list[float]] = {"ordinary": [], "private": []}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    for model in (plain, private):
+    models: dict[str, Any] = {"ordinary": plain, "private": private}
+    for model in models.values():
         model.compile(keras.optimizers.SGD(0.05), loss)
     for number in range(rounds + 1):
-        for kind, model in (("ordinary", plain), ("private", private)):
+        for kind, model in models.items():
             clock = _Clock()
             model.fit(x, y, batch_size=batch_size, callbacks=[clock], verbose=0)
             if number:  # the first compiles
