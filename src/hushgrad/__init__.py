@@ -25,6 +25,7 @@ from hushgrad.training import (
     Selection,
     StopTraining,
     Tuned,
+    fsdp,
     train,
     tune,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "dp_sgd",
     "errors",
     "explain",
+    "fsdp",
     "noise",
     "optimizers",
     "sampling",

@@ -23,7 +23,7 @@ __all__ = ["COUNT_STREAM", "standard_normal"]
 # Of the noise on a step's count of clipped gradients; leaves have the streams from 0 up.
 COUNT_STREAM = 2**32 - 1
 _PER_BLOCK = 8
-_AT_ONCE = 2048
+_AT_ONCE, _LONG = 2048, 256
 
 
 def standard_normal(
@@ -42,22 +42,43 @@ def standard_normal(
       dtype: float32 or float64.
       draw: draws of one stream with different numbers are independent.
     """
-    size = math.prod(shape)
+    lead, row = _rows(shape)
+    width = -(-row // _PER_BLOCK)
     nonce = jnp.stack([jnp.asarray(word, jnp.uint32) for word in (stream, draw, 0)])
-    blocks = -(-size // _PER_BLOCK)
-    # So many blocks at once stay in a processor's cache; other devices take all at once.
-    many = max(1, min(_AT_ONCE, blocks))
-    counters = jnp.arange(-(-blocks // many) * many, dtype=jnp.uint32).reshape(-1, many)
-    if jax.default_backend() == "cpu" and len(counters) > 1:
+    blocks = math.prod(lead) * width
+    # One processor takes so many blocks at once as stay in its cache.
+    if blocks > _AT_ONCE and jax.default_backend() == "cpu" and jax.device_count() == 1:
+        counters = jnp.arange(-(-blocks // _AT_ONCE) * _AT_ONCE, dtype=jnp.uint32)
+        counters = counters.reshape(-1, _AT_ONCE)
         normals = lax.map(lambda counter: _of_blocks(key, nonce, counter, dtype), counters)
+        normals = normals.reshape(-1, _PER_BLOCK)[:blocks]
     else:
+        # Numbered by place, so that devices which share out an array each make their own.
+        counters = _numbers((*lead, width))
         normals = _of_blocks(key, nonce, counters, dtype)
-    return normals.reshape(-1)[:size].reshape(shape)
+    return normals.reshape(*lead, width * _PER_BLOCK)[..., :row].reshape(shape)
+
+
+def _rows(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """The first axes, and the product of the last: those that make a row long enough."""
+    axis, row = len(shape), 1
+    while axis and row < _LONG:
+        axis -= 1
+        row *= shape[axis]
+    return shape[:axis], row
+
+
+def _numbers(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    number = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        stride = jnp.uint32(math.prod(shape[axis + 1 :]))
+        number += stride * lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return number
 
 
 def _of_blocks(
-    key: Array, nonce: Array, counter: UInt32[Array, "*many blocks"], dtype: jnp.dtype
-) -> Float[Array, "*many normals blocks"]:
+    key: Array, nonce: Array, counter: UInt32[Array, "*blocks"], dtype: jnp.dtype
+) -> Float[Array, "*blocks 8"]:
     """Four pairs of each block."""
     words, normals = key_stream(key, nonce, counter), []
     for pair in range(_PER_BLOCK // 2):
@@ -65,7 +86,8 @@ def _of_blocks(
         radius = _radius(low, high, dtype)
         cos, sin = _turned(high_angle, low_angle, dtype)
         normals += [radius * cos, radius * sin]
-    return jnp.stack(normals, axis=-2)
+    # Computed one after the other, then put side by side: together it takes twice as long.
+    return jnp.moveaxis(lax.optimization_barrier(jnp.stack(normals)), 0, -1)
 
 
 def _radius(low: Array, high: Array, dtype: jnp.dtype) -> Array:

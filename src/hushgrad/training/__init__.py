@@ -2,6 +2,7 @@
 
 from hushgrad.training.budget import Budget, BudgetRun
 from hushgrad.training.interrupt import Interrupted
+from hushgrad.training.layout import fsdp
 from hushgrad.training.loop import train
 from hushgrad.training.options import Options
 from hushgrad.training.reservation import Reservation
@@ -19,6 +20,7 @@ __all__ = [
     "Selection",
     "StopTraining",
     "Tuned",
+    "fsdp",
     "train",
     "tune",
 ]

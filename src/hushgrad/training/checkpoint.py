@@ -136,6 +136,12 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory.resolve(), options=options)
 
 
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Also says where the array is to be, which need not be where it was."""
+    sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+
+
 def _write(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
     if step in manager.all_steps():
         manager.delete(step)
@@ -144,7 +150,7 @@ def _write(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
 
 
 def _read(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
+    shapes = jax.tree.map(_shape, like)
     return manager.restore(step, args=ocp.args.StandardRestore(shapes))
 
 

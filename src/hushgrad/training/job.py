@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -15,6 +16,7 @@ from hushgrad.mechanism import Mechanism, Plan
 from hushgrad.training.data import Source
 from hushgrad.training.draw import Part, parts
 from hushgrad.training.feed import ahead
+from hushgrad.training.layout import Layout
 from hushgrad.training.options import Options
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.step import State, Sums, accumulate, empty_sums, release
@@ -30,8 +32,9 @@ class Job:
       mechanism: what releases are made of.
       optimizer: sees the noisy mean gradient.
       source: the data.
-      block_size: rows processed at once.
+      block_size: rows processed at once; on several devices, rounded up to as many for each.
       options: of the run.
+      layout: where arrays are.
     """
 
     def __init__(
@@ -42,28 +45,33 @@ class Job:
         source: Source,
         block_size: int,
         options: Options,
+        layout: Layout,
     ) -> None:
         self.mechanism, self.optimizer = mechanism, optimizer
         self.source, self.block_size, self.options = source, block_size, options
+        self.layout, self._rows = layout, layout.rounded(block_size)
         loss = source.loss(loss)
         self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
         # What is compiled does not depend on how many steps there are.
         self._one = {m: m.after(1) for m in mechanism.phases}
-        rows = np.zeros(block_size, np.int64)
+        rows = np.zeros(self._rows, np.int64)
         self._first = source.rows(rows, np.random.default_rng(0))
-        self._mask = np.zeros(block_size, bool)
+        self._mask = np.zeros(self._rows, bool)
 
     def parts(self, secret: RunSecret, start: int) -> Generator[Part, None, None]:
         """All blocks of all steps from `start` on, read ahead."""
-        made = parts(self.mechanism, self.source, self.block_size, secret, start)
+        made = parts(self.mechanism, self.source, self._rows, secret, start)
         return ahead(made, self.options.read_ahead)
 
     def sums(self, state: State, part: Part, sums: Sums | None) -> Sums:
         """Adds a block to a step's sums of clipped gradients."""
         clipped = self._clipped[self.mechanism.at(part.step)[0].clip]
+        places = self.layout.places(state.params)
         if sums is None:
-            sums = empty_sums(clipped, state.params, self._first, self._mask)
-        return accumulate(clipped, state.params, sums, part.batch, part.mask, state.norm)
+            first = self.layout.batch((self._first, self._mask))
+            sums = empty_sums(clipped, state.params, *first, places)
+        batch, mask = self.layout.batch((part.batch, part.mask))
+        return accumulate(clipped, state.params, sums, batch, mask, state.norm, places)
 
     def released(self, state: State, sums: Sums, secret: RunSecret, step: int) -> State:
         """The state after a step: its sums with noise, seen by the optimizer."""
@@ -72,12 +80,28 @@ class Job:
         if step == first:
             state = self.with_noise(state, step)
         key, average = secret.noise_key(step), self.options.average
-        return release(one, self.optimizer, state, sums.grads, sums.centred_bits, key, average)
+        places = self.layout.places(state)
+        return release(
+            one, self.optimizer, state, sums.grads, sums.centred_bits, key, average, places
+        )
+
+    def skipped(self, state: State, secret: RunSecret, start: int, end: int) -> State:
+        """The state with the noise's as it is after steps that were made and are lost."""
+        grads = jax.tree.map(jnp.zeros_like, state.params)
+        for step in range(start, end):
+            phase, first = self.mechanism.at(step)
+            if step == first:
+                state = self.with_noise(state, step)
+            if phase.strategy.correlated:
+                noise = _noise_after(self._one[phase], state, grads, secret.noise_key(step))
+                state = state._replace(noise=noise)
+        return state
 
     def with_noise(self, state: State, step: int) -> State:
         """The state with the noise's as the phase of a step begins with."""
         phase = self.mechanism.at(step)[0]
-        return state._replace(noise=phase.noise(state.norm).init(state.params))
+        begun = state._replace(noise=phase.noise(state.norm).init(state.params))
+        return self.layout.noise(begun)
 
     def trace(self, state: State) -> list[Any]:
         """The whole step, traced; also finds errors in the loss before any is spent."""
@@ -86,7 +110,10 @@ class Job:
 
     def _trace(self, phase: Mechanism, state: State) -> list[Any]:
         clipped, average = self._clipped[phase.clip], self.options.average
-        state = state._replace(noise=phase.noise(state.norm).init(state.params))
+        # Wherever the arrays are: the same run may go on on other devices.
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        noise = jax.eval_shape(lambda s: phase.noise(s.norm).init(s.params), state)
+        state = state._replace(noise=noise)
         sums = jax.eval_shape(
             lambda s, b, m: empty_sums(clipped, s.params, b, m), state, self._first, self._mask
         )
@@ -99,3 +126,9 @@ class Job:
                 state, sums.grads, sums.centred_bits, key
             ),
         ]
+
+
+@functools.partial(jax.jit, static_argnames="mechanism")
+def _noise_after(mechanism: Mechanism, state: State, grads: Any, key: Any) -> Any:
+    """The noise's state after a step, whatever the step's sum was."""
+    return mechanism.noise(state.norm).update(grads, state.noise, state.params, key=key)[1]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
@@ -25,6 +26,7 @@ from hushgrad.training.data import prepare
 from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
 from hushgrad.training.job import Job
+from hushgrad.training.layout import Layout
 from hushgrad.training.ledger import Ledger
 from hushgrad.training.options import Options
 from hushgrad.training.reservation import Reservation
@@ -37,6 +39,8 @@ __all__ = ["train"]
 _CPU_BLOCK = 64
 # Between the hash of what may be published of a state and that of its noise.
 _AND = ":"
+# A note in the ledger: how many a run is on.
+_DEVICES = "devices"
 
 Callback = Callable[[Progress], None]
 
@@ -53,6 +57,7 @@ def train(
     seed: int | None = None,
     callback: Callback | Sequence[Callback] | None = None,
     options: Options | None = None,
+    mesh: Mesh | None = None,
 ) -> Run:
     """Trains with differential privacy; the same call goes on after a crash.
 
@@ -82,6 +87,10 @@ def train(
       seed: makes the run repeatable, for tests, and not private against whoever knows it.
       callback: called after every step, or several in turn; may raise `hg.StopTraining`.
       options: how the run is carried out.
+      mesh: of devices. Examples are shared out along its axis "data" or "batch"; parameters
+        that were put on it stay where they are (`hg.fsdp`), and all others are on each. There
+        sums are added up in an order of their own, so a run that goes on does not repeat the
+        steps after its last checkpoint: they stay charged, and what they learned is lost.
 
     Raises:
       InputError, DataError: if an argument or the data is wrong; nothing has been spent.
@@ -90,15 +99,17 @@ def train(
       LedgerError, StorageError: if nothing more can be written; mended, the call goes on.
       KeyboardInterrupt: after Ctrl-C, once the step is finished and saved.
     """
-    callbacks, options = _callbacks(callback), options or Options()
+    callbacks, options, layout = _callbacks(callback), options or Options(), Layout(mesh)
     _check(mechanism, optimizer, budget, options)
     source = prepare(data, mechanism, options)
-    state = initial_state(_arrays(params), mechanism.phases[0], optimizer, options.average)
+    params = layout.params(_arrays(params))
+    state = initial_state(params, mechanism.phases[0], optimizer, options.average)
+    state = layout.state(state, optimizer)
     folder = RunDirectory(directory)
     with folder.locked():
         found = folder.load()
         block_size = options.block_size or _block_size(mechanism, found)
-        job = Job(loss, mechanism, optimizer, source, block_size, options)
+        job = Job(loss, mechanism, optimizer, source, block_size, options, layout)
         return _trained(folder, found, job, state, seed, budget, callbacks)
 
 
@@ -158,6 +169,7 @@ class _Running:
                     f"{str(self.folder.path)!r} has lost its secret.key before the end of the run, "
                     "so its steps cannot be repeated; use another directory, which spends anew"
                 )
+            state, start = self._without_repeating(state, secret, start)
             self._begin(start, state)
             try:
                 state, made = self._steps(state, secret, start)
@@ -171,6 +183,17 @@ class _Running:
         self.checkpoints.forget_secret()
         self.folder.forget_secret()
         return state
+
+    def _without_repeating(self, state: State, secret: RunSecret, start: int) -> tuple[State, int]:
+        """Where sums may be rounded otherwise than before, no noise serves them again."""
+        devices, charged = str(self.job.layout.devices), self.ledger.charged
+        before = self.ledger.notes.get(_DEVICES, "1")
+        if charged > start and (devices, before) != ("1", "1"):
+            state = self.job.skipped(state, secret, start, charged)
+            self._save(state, charged)
+            start = charged
+        self.ledger.note(_DEVICES, devices)
+        return state, start
 
     def _begin(self, start: int, state: State) -> None:
         for callback in self.callbacks:

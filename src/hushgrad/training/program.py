@@ -27,7 +27,8 @@ def fingerprint(traced: Sequence[core.ClosedJaxpr], structure: Any) -> str:
         importlib.metadata.version("jaxlib"),
         jax.default_backend(),
         jax.devices()[0].device_kind,
-        os.environ.get("XLA_FLAGS", ""),
+        # How many devices there are does not change what is computed.
+        re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")),
     )
     # Addresses of functions differ from process to process.
     text = re.sub(r"0x[0-9a-f]+", "", f"{runs_on}{[str(t) for t in traced]}{structure}")

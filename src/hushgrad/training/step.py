@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from hushgrad.gradients import Clipped, ClippedGrad
@@ -15,6 +16,7 @@ from hushgrad.mechanism import Mechanism
 from hushgrad.noise import COUNT_STREAM, standard_normal
 
 __all__ = [
+    "Places",
     "State",
     "Sums",
     "accumulate",
@@ -25,6 +27,10 @@ __all__ = [
     "noised",
     "release",
 ]
+
+
+# Of a tree's arrays on a mesh, in order; None on one device.
+Places = tuple[NamedSharding, ...] | None
 
 
 class State(NamedTuple):
@@ -101,19 +107,23 @@ def initial_state(
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, after)
 
 
-@functools.partial(jax.jit, static_argnames="clipped_grad")
+@functools.partial(jax.jit, static_argnames=("clipped_grad", "places"))
 def empty_sums(
-    clipped_grad: ClippedGrad, params: PyTree[Array], batch: Any, mask: Bool[Array, " block"]
+    clipped_grad: ClippedGrad,
+    params: PyTree[Array],
+    batch: Any,
+    mask: Bool[Array, " block"],
+    places: Places = None,
 ) -> Sums:
     """Sums over no example at all, shaped as `accumulate` needs them."""
     out = jax.eval_shape(clipped_grad, params, *batch, mask=mask)
     zero, loss = jnp.zeros((), jnp.int32), jnp.zeros((), out.losses.dtype)
     bits = jnp.zeros((), out.centred_bits.dtype)
     grads = jax.tree.map(lambda g: jnp.zeros(g.shape, g.dtype), out.grads)
-    return Sums(grads, loss, zero, zero, zero, bits)
+    return Sums(_kept(grads, places), loss, zero, zero, zero, bits)
 
 
-@functools.partial(jax.jit, static_argnames="clipped_grad", donate_argnames="sums")
+@functools.partial(jax.jit, static_argnames=("clipped_grad", "places"), donate_argnames="sums")
 def accumulate(
     clipped_grad: ClippedGrad,
     params: PyTree[Array],
@@ -121,9 +131,15 @@ def accumulate(
     batch: tuple[Any, ...],
     mask: Bool[Array, " block"],
     norm: Float[Array, ""] | None = None,
+    places: Places = None,
 ) -> Sums:
-    """Adds one block to the sums of a batch, clipped to `norm` where the clip's moves."""
-    return added(sums, clipped_grad(params, *batch, mask=mask, norm=norm), mask)
+    """Adds one block to the sums of a batch, clipped to `norm` where the clip's moves.
+
+    On several devices each adds up its own examples' gradients; `places` are those of the
+    parameters, and each device is given the sum of its part of them.
+    """
+    made = added(sums, clipped_grad(params, *batch, mask=mask, norm=norm), mask)
+    return made._replace(grads=_kept(made.grads, places))
 
 
 def added(sums: Sums, out: Clipped, mask: Bool[Array, " block"]) -> Sums:
@@ -141,7 +157,7 @@ def added(sums: Sums, out: Clipped, mask: Bool[Array, " block"]) -> Sums:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("mechanism", "optimizer", "average"))
+@functools.partial(jax.jit, static_argnames=("mechanism", "optimizer", "average", "places"))
 def release(
     mechanism: Mechanism,
     optimizer: optax.GradientTransformation,
@@ -150,6 +166,7 @@ def release(
     centred_bits: Float[Array, ""],
     key: UInt32[Array, "8"],
     average: float | None = None,
+    places: Places = None,
 ) -> State:
     """Adds the step's noise to the sum, divides by the public batch size, and updates.
 
@@ -169,7 +186,7 @@ def release(
     kept = None
     if average is not None and state.average is not None:
         _, kept = _average(average).update(_floating(params), state.average)
-    return State(params, optimizer_state, noise_state, norm, kept)
+    return _kept(State(params, optimizer_state, noise_state, norm, kept), places)
 
 
 def noised(
@@ -213,6 +230,15 @@ def averaged(state: State, average: float) -> PyTree[Array]:
 def _average(decay: float) -> optax.GradientTransformation:
     # In float32, or small changes would be lost beside narrow parameters.
     return optax.ema(decay, debias=False, accumulator_dtype=jnp.float32)
+
+
+def _kept(tree: PyTree[Array], places: Places) -> PyTree[Array]:
+    """The same, each array in its place."""
+    if places is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    held = [jax.lax.with_sharding_constraint(x, p) for x, p in zip(leaves, places, strict=True)]
+    return jax.tree.unflatten(structure, held)
 
 
 def _floating(params: PyTree[Array]) -> PyTree[Array]:
