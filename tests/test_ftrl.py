@@ -109,11 +109,11 @@ def train(mechanism, directory, **changes):
 
 @pytest.fixture
 def ones(monkeypatch):
-    def made(key, stream, shape, dtype, draw=0):
-        return jnp.ones(shape, dtype)
+    def made(key, wanted, draw=0):
+        return [jnp.ones(shape, dtype) for _, shape, dtype in wanted]
 
     jax.clear_caches()
-    monkeypatch.setattr(sys.modules["hushgrad.noise.tree"], "standard_normal", made)
+    monkeypatch.setattr(sys.modules["hushgrad.noise.gaussian"], "standard_normals", made)
     yield
     jax.clear_caches()
 
@@ -134,13 +134,14 @@ def test_a_run_adds_the_trees_noise(tmp_path, ones):
 @pytest.mark.parametrize(
     "mechanism",
     [
-        pytest.param(make(), id="one tree"),
+        pytest.param(make(), id="one tree", marks=pytest.mark.slow),
         pytest.param(hg.schedule(make(steps=5), make(steps=7, restart_every=3)), id="two phases"),
         pytest.param(
             hg.schedule(
                 hg.dp_sgd(**PLAIN, steps=5, noise_multiplier=1.0, sampling=Shuffle), make(steps=7)
             ),
             id="noise of its own, then a tree",
+            marks=pytest.mark.slow,
         ),
     ],
 )

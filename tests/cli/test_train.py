@@ -198,6 +198,7 @@ def test_mnist_with_a_corrupt_file(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_mnist_on_the_real_files(real_data, tmp_path):
     args = ["--data-dir", real_data / "mnist", "--noise-multiplier", "1.3", "--epochs", "0.02"]
     done = hushgrad("train", "mnist", *args, cwd=tmp_path)

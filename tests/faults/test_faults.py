@@ -12,7 +12,7 @@ def want(tmp_path_factory):
 
 
 # Those that take long are tried at random by the command alone, and with the slow tests.
-LONG = ("two_at_once", "interrupted")
+LONG = ("locked_ledgers", "two_at_once", "interrupted")
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,7 @@ def test_lookups_along_any_axis(check_exact, table, data, rows, mode):
     check_exact(loss, rand(0, *table), ids(1, 5, 3, rows), rand(2, 3, rows), clip=0.3)
 
 
+@pytest.mark.slow
 @fewer
 @given(
     rows=st.integers(1, 4),

@@ -46,6 +46,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_sharded_over_eight_devices():
     done = subprocess.run(
         [sys.executable, "-c", SESSION],

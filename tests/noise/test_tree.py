@@ -48,10 +48,10 @@ def noises(steps: int, **options) -> np.ndarray:
 def ones(monkeypatch):
     """Every node's noise is 1."""
 
-    def made(key, stream, shape, dtype, draw=0):
-        return jnp.ones(shape, dtype)
+    def made(key, wanted, draw=0):
+        return [jnp.ones(shape, dtype) for _, shape, dtype in wanted]
 
-    monkeypatch.setattr(sys.modules["hushgrad.noise.tree"], "standard_normal", made)
+    monkeypatch.setattr(sys.modules["hushgrad.noise.gaussian"], "standard_normals", made)
 
 
 def test_sums_are_tensorflow_privacys(ones):

@@ -16,10 +16,16 @@ from hushgrad.errors import InputError
 SCRIPT = Path(__file__).with_name("meshes.py")
 
 
-QUICK = ["alone poisson", "tensor poisson", "alone tree", "fsdp tree", "fsdp alone tree"]
+QUICK = ["alone poisson", "tensor poisson", "alone tree", "fsdp alone tree"]
 MORE = [
     *("two poisson", "data poisson", "fsdp poisson", "alone adaptive", "fsdp adaptive"),
-    *("fsdp alone poisson", "alone tensor poisson", "alone tensor tree", "fsdp fsdp tree"),
+    *(
+        "fsdp tree",
+        "fsdp alone poisson",
+        "alone tensor poisson",
+        "alone tensor tree",
+        "fsdp fsdp tree",
+    ),
 ]
 
 

@@ -109,6 +109,7 @@ def test_the_best_is_released_and_nothing_else(tune, tmp_path):
     assert len(tune.calls) == 1
 
 
+@pytest.mark.slow
 def test_a_tuning_goes_on_after_a_crash(tune, tmp_path):
     whole = tune(directory=tmp_path / "whole")
     scored = []

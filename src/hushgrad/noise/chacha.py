@@ -7,6 +7,8 @@ is as hard as breaking the cipher. It costs about what threefry costs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,10 +24,13 @@ _QUARTERS = (
 
 
 def key_stream(
-    key: UInt32[Array, "8"], nonce: UInt32[Array, "3"], counter: UInt32[Array, "*blocks"]
+    key: UInt32[Array, "8"],
+    nonce: Sequence[UInt32[Array, "..."]],
+    counter: UInt32[Array, "*blocks"],
 ) -> list[UInt32[Array, "*blocks"]]:
-    """The 16 words of blocks of the ChaCha20 key stream, by their numbers.
+    """The 16 words of blocks of the ChaCha20 key stream, by their nonces and numbers.
 
+    A nonce is three words, each the same for all blocks or one for each.
     Streams of one key with different nonces are independent for anyone who does
     not hold the key. One (key, nonce) holds 2^32 blocks.
     """

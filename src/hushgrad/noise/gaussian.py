@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,11 +15,11 @@ from jaxtyping import Array, Float, UInt32
 
 from hushgrad._check import positive
 from hushgrad.errors import InputError
-from hushgrad.noise.normal import standard_normal
+from hushgrad.noise.normal import Wanted, standard_normals
 from hushgrad.noise.participation import Participation, Spaced
 from hushgrad.noise.strategy import Strategy
 
-__all__ = ["Independent", "gaussian", "step_key", "wide"]
+__all__ = ["Independent", "gaussian", "normals_for", "plus", "step_key", "wide"]
 
 
 def gaussian(stddev: float | Float[Array, ""]) -> optax.GradientTransformationExtraArgs:
@@ -65,7 +66,7 @@ def gaussian(stddev: float | Float[Array, ""]) -> optax.GradientTransformationEx
         del params, extra
         key = step_key(key)
         leaves, treedef = jax.tree.flatten(updates)
-        noisy = [_add(leaf, key, number, stddev) for number, leaf in enumerate(leaves)]
+        noisy = plus(leaves, normals_for(key, leaves), stddev)
         return jax.tree.unflatten(treedef, noisy), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -123,9 +124,27 @@ def wide(leaf: Array) -> jnp.dtype | None:
     return jnp.promote_types(leaf.dtype, jnp.float32)
 
 
-def _add(leaf: Array, key: Array, stream: int, stddev: float | Float[Array, ""]) -> Array:
-    dtype = wide(leaf)
-    if dtype is None:
-        return leaf
-    normals = standard_normal(key, stream, leaf.shape, dtype)
-    return leaf.astype(dtype) + jnp.asarray(stddev, dtype) * normals
+def normals_for(
+    key: Array, leaves: Sequence[Array], draw: int | Array = 0
+) -> list[Float[Array, "..."] | None]:
+    """Standard normals for each array of a sum; None for one that gets no noise."""
+    types = [wide(leaf) for leaf in leaves]
+    wanted = [
+        Wanted(number, leaf.shape, dtype)
+        for number, (leaf, dtype) in enumerate(zip(leaves, types, strict=True))
+        if dtype is not None
+    ]
+    made = iter(standard_normals(key, wanted, draw))
+    return [None if dtype is None else next(made) for dtype in types]
+
+
+def plus(
+    leaves: Sequence[Array],
+    normals: Sequence[Float[Array, "..."] | None],
+    stddev: float | Float[Array, ""],
+) -> list[Array]:
+    """Arrays with so many standard deviations of noise."""
+    return [
+        leaf if made is None else leaf.astype(made.dtype) + jnp.asarray(stddev, made.dtype) * made
+        for leaf, made in zip(leaves, normals, strict=True)
+    ]

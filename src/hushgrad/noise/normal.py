@@ -10,6 +10,8 @@ has probability 5e-20 per pair.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +20,28 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from hushgrad.noise.chacha import key_stream
 
-__all__ = ["COUNT_STREAM", "standard_normal"]
+__all__ = ["COUNT_STREAM", "Wanted", "standard_normal", "standard_normals"]
 
 # Of the noise on a step's count of clipped gradients; leaves have the streams from 0 up.
 COUNT_STREAM = 2**32 - 1
 _PER_BLOCK = 8
 _AT_ONCE, _LONG = 2048, 256
+# Arrays of so many numbers at most are made together.
+_SMALL = 2**16
+
+
+class Wanted(NamedTuple):
+    """An array of standard normals.
+
+    Attributes:
+      stream: streams of one key with different numbers are independent.
+      shape: of the array.
+      dtype: float32 or float64.
+    """
+
+    stream: int
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
 
 
 def standard_normal(
@@ -42,21 +60,75 @@ def standard_normal(
       dtype: float32 or float64.
       draw: draws of one stream with different numbers are independent.
     """
-    lead, row = _rows(shape)
-    width = -(-row // _PER_BLOCK)
-    nonce = jnp.stack([jnp.asarray(word, jnp.uint32) for word in (stream, draw, 0)])
-    blocks = math.prod(lead) * width
-    # One processor takes so many blocks at once as stay in its cache.
-    if blocks > _AT_ONCE and jax.default_backend() == "cpu" and jax.device_count() == 1:
-        counters = jnp.arange(-(-blocks // _AT_ONCE) * _AT_ONCE, dtype=jnp.uint32)
-        counters = counters.reshape(-1, _AT_ONCE)
-        normals = lax.map(lambda counter: _of_blocks(key, nonce, counter, dtype), counters)
-        normals = normals.reshape(-1, _PER_BLOCK)[:blocks]
-    else:
+    return standard_normals(key, [Wanted(stream, shape, dtype)], draw)[0]
+
+
+def standard_normals(
+    key: UInt32[Array, "8"], wanted: Sequence[Wanted], draw: int | Int[Array, ""] = 0
+) -> list[Float[Array, "..."]]:
+    """What `standard_normal` gives for each, in a program that is smaller than all of them."""
+    found: list[Any] = [None] * len(wanted)
+    small: dict[jnp.dtype, list[int]] = {}
+    for number, (_, shape, dtype) in enumerate(wanted):
+        if math.prod(shape) <= _SMALL:
+            small.setdefault(dtype, []).append(number)
+        else:
+            found[number] = _alone(key, wanted[number], draw)
+    for numbers in small.values():
+        together = _together(key, [wanted[number] for number in numbers], draw)
+        for number, normals in zip(numbers, together, strict=True):
+            found[number] = normals
+    return found
+
+
+def _alone(key: Array, wanted: Wanted, draw: Any) -> Array:
+    lead, row = _rows(wanted.shape)
+    width, nonce = -(-row // _PER_BLOCK), (wanted.stream, draw)
+    rows, group = math.prod(lead), max(1, _AT_ONCE // width)
+    if not _one_cpu() or rows <= group:
         # Numbered by place, so that devices which share out an array each make their own.
-        counters = _numbers((*lead, width))
-        normals = _of_blocks(key, nonce, counters, dtype)
-    return normals.reshape(*lead, width * _PER_BLOCK)[..., :row].reshape(shape)
+        return _shaped(_of_blocks(key, nonce, _numbers((*lead, width)), wanted.dtype), wanted.shape)
+    # So many rows at once stay in a processor's cache.
+    groups = -(-rows // group)
+    starts = jnp.arange(groups, dtype=jnp.uint32) * jnp.uint32(group * width)
+    places = _numbers((group, width))
+    normals = lax.map(lambda s: _of_blocks(key, nonce, s + places, wanted.dtype), starts)
+    return _shaped(normals.reshape(-1, _PER_BLOCK, width)[:rows], wanted.shape)
+
+
+def _together(key: Array, wanted: Sequence[Wanted], draw: Any) -> list[Array]:
+    """Small arrays in one piece."""
+    grids = [
+        _numbers((*lead, -(-row // _PER_BLOCK)))
+        for lead, row in map(_rows, (one.shape for one in wanted))
+    ]
+    counters = jnp.concatenate([grid.reshape(-1) for grid in grids])
+    streams = jnp.concatenate(
+        [
+            jnp.full(grid.size, one.stream, jnp.uint32)
+            for one, grid in zip(wanted, grids, strict=True)
+        ]
+    )
+    normals = _of_blocks(key, (streams, draw), counters, wanted[0].dtype)
+    end, found = 0, []
+    for one, grid in zip(wanted, grids, strict=True):
+        part = normals[:, end : end + grid.size].reshape(_PER_BLOCK, *grid.shape)
+        found.append(_shaped(jnp.moveaxis(part, 0, -2), one.shape))
+        end += grid.size
+    return found
+
+
+def _one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _shaped(normals: Float[Array, "... 8 width"], shape: tuple[int, ...]) -> Array:
+    lead, row = _rows(shape)
+    return (
+        normals.reshape(*lead, -1)[..., :row].reshape(shape)
+        if row
+        else jnp.zeros(shape, normals.dtype)
+    )
 
 
 def _rows(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
@@ -77,17 +149,20 @@ def _numbers(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
 
 
 def _of_blocks(
-    key: Array, nonce: Array, counter: UInt32[Array, "*blocks"], dtype: jnp.dtype
-) -> Float[Array, "*blocks 8"]:
-    """Four pairs of each block."""
-    words, normals = key_stream(key, nonce, counter), []
+    key: Array,
+    nonce: tuple[Any, Any],
+    counter: UInt32[Array, "*rows width"],
+    dtype: jnp.dtype,
+) -> Float[Array, "*rows 8 width"]:
+    """Four pairs of each block: the first of all blocks of a row, then the second."""
+    words = [jnp.asarray(word, jnp.uint32) for word in (*nonce, 0)]
+    words, normals = key_stream(key, words, counter), []
     for pair in range(_PER_BLOCK // 2):
         low, high, high_angle, low_angle = words[4 * pair : 4 * pair + 4]
         radius = _radius(low, high, dtype)
         cos, sin = _turned(high_angle, low_angle, dtype)
         normals += [radius * cos, radius * sin]
-    # Computed one after the other, then put side by side: together it takes twice as long.
-    return jnp.moveaxis(lax.optimization_barrier(jnp.stack(normals)), 0, -1)
+    return jnp.stack(normals, axis=-2)
 
 
 def _radius(low: Array, high: Array, dtype: jnp.dtype) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from hushgrad._check import whole
 from hushgrad.errors import InputError
-from hushgrad.noise.gaussian import gaussian, step_key, wide
-from hushgrad.noise.normal import standard_normal
+from hushgrad.noise.gaussian import gaussian, normals_for, plus, step_key, wide
 from hushgrad.noise.participation import Participation
 from hushgrad.noise.strategy import Strategy
 from hushgrad.noise.tree_cost import largest_sum
@@ -30,7 +30,7 @@ class TreeState(NamedTuple):
     Attributes:
       step: how many were made.
       levels: for each leaf of the parameters, the estimates of the noise of complete
-        subtrees that still stand alone, by height.
+        subtrees that still stand alone, by height; in standard deviations.
     """
 
     step: Int[Array, ""]
@@ -98,14 +98,9 @@ def tree(
         assert isinstance(state, TreeState)
         leaves, treedef = jax.tree.flatten(updates)
         levels = treedef.flatten_up_to(state.levels)
-        place = settings.place(state.step)
-        made = [
-            (leaf, None) if kept is None else _add(leaf, kept, place, key, number, stddev)
-            for number, (leaf, kept) in enumerate(zip(leaves, levels, strict=True))
-        ]
-        noisy, levels = ([pair[part] for pair in made] for part in (0, 1))
+        normals, levels = _next(leaves, levels, settings.place(state.step), key)
         state = TreeState(state.step + 1, jax.tree.unflatten(treedef, levels))
-        return jax.tree.unflatten(treedef, noisy), state
+        return jax.tree.unflatten(treedef, plus(leaves, normals, stddev)), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -196,33 +191,41 @@ def _variance(height: int) -> float:
     return 2**height / (2 ** (height + 1) - 1)
 
 
-def _add(
-    leaf: Array,
-    levels: Float[Array, "levels ..."],
+def _next(
+    leaves: Sequence[Array],
+    levels: list[Float[Array, "levels ..."] | None],
     place: Int[Array, ""],
     key: Array,
-    stream: int,
-    stddev: float | Float[Array, ""],
-) -> tuple[Array, Array]:
-    """One leaf's noisy sum, and the subtrees that stand alone after the step."""
-    dtype = levels.dtype
+) -> tuple[list[Array | None], list[Array | None]]:
+    """A step's noise for each leaf, in standard deviations, and the subtrees that stand alone."""
 
-    def node(draw: Array | int) -> Array:
-        normals = standard_normal(key, stream, leaf.shape, dtype, draw)
-        return jnp.asarray(stddev, dtype) * normals
+    def nodes(draw: Array | int) -> list[Array]:
+        return [made for made in normals_for(key, leaves, draw) if made is not None]
 
-    def merge(height: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        estimate, merged = found
-        left = lax.dynamic_index_in_dim(levels, height, keepdims=False)
+    standing = [kept for kept in levels if kept is not None]
+
+    def merge(height: Array, found: tuple[list[Array], list[Array]]) -> Any:
         # The weight of a node's own noise that gives the least variance is that variance.
-        own = jnp.asarray(2.0, dtype) ** (height + 1)
-        own = own / (2 * own - 1)
-        estimate = own * node(height + 1) + (1 - own) * (left + estimate)
-        return estimate, merged + left
+        size = 2.0 ** (height + 1)
+        own = size / (2 * size - 1)
+        lefts = [lax.dynamic_index_in_dim(kept, height, keepdims=False) for kept in standing]
+        joined = [
+            (own * node + (1 - own) * (left + estimate)).astype(node.dtype)
+            for node, left, estimate in zip(nodes(height + 1), lefts, found[0], strict=True)
+        ]
+        return joined, [sum_ + left for sum_, left in zip(found[1], lefts, strict=True)]
 
     # The step completes as many subtrees above its leaf as its number has zeros at its end.
     full = lax.population_count((place & -place) - 1)
-    start = node(0), jnp.zeros(leaf.shape, dtype)
-    estimate, merged = lax.fori_loop(0, full, merge, start)
-    levels = lax.dynamic_update_index_in_dim(levels, estimate, full, 0)
-    return leaf.astype(dtype) + (estimate - merged), levels
+    start = nodes(0), [jnp.zeros(kept.shape[1:], kept.dtype) for kept in standing]
+    estimates, merged = lax.fori_loop(0, full, merge, start)
+    added = iter([estimate - left for estimate, left in zip(estimates, merged, strict=True)])
+    kept = iter(
+        lax.dynamic_update_index_in_dim(kept, estimate, full, 0)
+        for kept, estimate in zip(standing, estimates, strict=True)
+    )
+    there = [kept is not None for kept in levels]
+    return (
+        [next(added) if is_there else None for is_there in there],
+        [next(kept) if is_there else None for is_there in there],
+    )

@@ -204,8 +204,9 @@ def noised(
     """
     noise = mechanism.noise(norm)
     noisy, noise_state = noise.update(grads, noise_state, params, key=key)
-    normal = standard_normal(key, COUNT_STREAM, (), jnp.dtype("float32"))
-    norm = mechanism.clip.update(norm, centred_bits, normal, mechanism.batch_size)
+    if norm is not None:
+        normal = standard_normal(key, COUNT_STREAM, (), jnp.dtype("float32"))
+        norm = mechanism.clip.update(norm, centred_bits, normal, mechanism.batch_size)
     # The expected size, not the drawn one: how many were drawn depends on who is there.
     # A sum over microbatches is one of their means.
     size = mechanism.batch_size / mechanism.clip.group
