@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SESSION = """
 from jaxtyping import install_import_hook
 
@@ -16,8 +18,6 @@ with install_import_hook("hushgrad", "beartype.beartype"):
     import hushgrad as hg
     import hushgrad.cli.app
     import hushgrad.compat.tensorflow_privacy as tfp
-    import hushgrad.keras
-    import hushgrad.sklearn
     from hushgrad import recipes
 
 import jax
@@ -65,6 +65,26 @@ recipes.accuracy(recipes.digits, recipes.digits.init(0), *digits.test)
 recipes.mnist.logits(recipes.mnist.init(0), jnp.ones((28, 28)))
 rows = hg.sampling.Poisson(0.3).draw(50, np.random.default_rng(0))
 assert sum(block.mask.sum() for block in hg.sampling.blocks(rows, 4)) == len(rows)
+query = tfp.GaussianSumQuery(1.0, 1.0)
+like = jax.ShapeDtypeStruct((2,), jnp.float32)
+tfp.TreeCumulativeSumQuery.build_l2_gaussian_query(1.0, 1.0, like)
+assert tfp.compute_dp_sgd_privacy_statement(1000, 10, 1.0, 1.0, 1e-5)
+print("checked")
+"""
+
+
+FACES = """
+from jaxtyping import install_import_hook
+
+with install_import_hook("hushgrad", "beartype.beartype"):
+    import hushgrad as hg
+    import hushgrad.keras
+    import hushgrad.sklearn
+
+import numpy as np
+
+x, y = np.ones((20, 5), np.float32), np.ones(20, np.float32)
+adaptive = hg.clip.Adaptive(count_stddev=1.0)
 import keras
 few = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
 private = hg.keras.privatize(
@@ -77,17 +97,20 @@ assert private.privacy_statement() and private.epsilon()
 linear = hg.sklearn.DPLinearRegression(
     epsilon=5.0, delta=1e-3, bounds=(-1.0, 1.0), bounds_fraction=0.3, steps=2)
 assert linear.fit(np.eye(40, 3), np.arange(40.0)).privacy_statement()
-query = tfp.GaussianSumQuery(1.0, 1.0)
-like = jax.ShapeDtypeStruct((2,), jnp.float32)
-tfp.TreeCumulativeSumQuery.build_l2_gaussian_query(1.0, 1.0, like)
-assert tfp.compute_dp_sgd_privacy_statement(1000, 10, 1.0, 1.0, 1e-5)
 print("checked")
 """
 
 
-def test_signatures_hold_in_a_small_run(tmp_path: Path):
+@pytest.mark.parametrize(
+    "session",
+    [
+        pytest.param(SESSION, id="hushgrad"),
+        pytest.param(FACES, id="faces", marks=pytest.mark.slow),
+    ],
+)
+def test_signatures_hold_in_a_small_run(session: str, tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", SESSION],
+        [sys.executable, "-c", session],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -216,7 +216,7 @@ def test_nor_with_narrow_parameters(kind, dtype):
         assert_bounded(kind, PREFIX, out.grads)
 
 
-@settings(max_examples=7, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     examples=st.integers(1, 6),
     rows=st.integers(1, 5),
