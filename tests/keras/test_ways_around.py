@@ -45,6 +45,28 @@ def test_files_of_weights_tell_what_they_cost(private, data, tmp_path):
     assert other.epsilon() == pytest.approx(spent)
 
 
+def test_weights_of_the_middle_of_a_training_count_as_far_as_it_was(private, data, tmp_path):
+    """Two files of one training that goes on: the later one costs more."""
+    files = [str(tmp_path / f"{epoch}.weights.h5") for epoch in range(2)]
+    other, made = private(), private()
+
+    class Save(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.save_weights(files[epoch])
+
+    made.fit(*data, batch_size=50, epochs=2, callbacks=[Save()], verbose=0)
+    for steps, file in zip((4, 8), files, strict=True):
+        other.load_weights(file)
+        assert other.account.steps >= steps  # what is common may count twice, and never less
+    # One that began from the middle does not know of what came after it.
+    begun = private()
+    begun.load_weights(files[0])
+    begun.fit(*data, batch_size=50, verbose=0)
+    begun.save_weights(files[1])
+    made.load_weights(files[1])
+    assert made.account.steps == 8 + 8
+
+
 def test_a_limit_counts_weights_that_were_loaded(private, data, tmp_path):
     made, file = private(), str(tmp_path / "w.weights.h5")
     made.fit(*data, batch_size=50, epochs=2, verbose=0)

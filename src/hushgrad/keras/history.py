@@ -60,7 +60,9 @@ class History:
         self.opened: int = before.get("opened", 0)
         self.validated: bool = before.get("validated", False)
         self._name: str = before.get("name", uuid.uuid4().hex)
-        self._ancestors: list[str] = list(before.get("ancestors", []))
+        # Names of what this began as or took over, with the steps that it had by then.
+        self._ancestors: dict[str, int] = dict(before.get("ancestors", {}))
+        self._began_as = self._name
 
     @property
     def steps(self) -> int:
@@ -82,7 +84,7 @@ class History:
 
     def begin(self, mechanism: Mechanism) -> None:
         """Another training begins."""
-        self._ancestors.append(self._name)
+        self._ancestors[self._name], self._began_as = self.steps, self._name
         self._name, self.opened = uuid.uuid4().hex, self.opened + 1
         # The same once more, where each step is drawn for itself, is more of the same.
         alike = isinstance(mechanism.sampling, Poisson | Stream)
@@ -103,7 +105,7 @@ class History:
           weights: theirs. What both have in common counts once where one began as the other.
           under_way: whether a training has begun here, which goes on with those weights.
         """
-        if weights._name in self._ancestors:
+        if weights.steps <= self._ancestors.get(weights._name, -1):
             return
         if weights._name == self._name:
             if weights.steps > self.steps:
@@ -111,11 +113,13 @@ class History:
             return
         own = self.spent[:-1] if under_way else list(self.spent)
         going_on = self.spent[-1:] if under_way else []
-        mine = {self._name, *self._ancestors[-1:]} if under_way else {self._name}
-        if mine & {*weights._ancestors}:
-            own = []  # theirs begins with it
+        name = self._began_as if under_way else self._name
+        steps = self._ancestors[name] if under_way else self.steps
+        if weights._ancestors.get(name, -1) >= steps:
+            own = []  # theirs begins with all of it
         self.spent[:] = [*own, *weights.spent, *going_on]
-        self._ancestors += [weights._name, *weights._ancestors]
+        for known, made in {**weights._ancestors, weights._name: weights.steps}.items():
+            self._ancestors[known] = max(made, self._ancestors.get(known, -1))
         self.validated |= weights.validated
 
     def epsilon(
