@@ -10,6 +10,7 @@ __all__ = [
     "HushgradError",
     "InputError",
     "LedgerError",
+    "ProcessError",
     "ResumeError",
     "StorageError",
 ]
@@ -33,6 +34,10 @@ class BudgetError(HushgradError, RuntimeError):
 
 class LedgerError(HushgradError, RuntimeError):
     """A ledger cannot be written or trusted; nothing was released that it does not show."""
+
+
+class ProcessError(HushgradError, RuntimeError):
+    """Of the processes that carry out a run together one failed or is gone; the call goes on."""
 
 
 class StorageError(HushgradError, OSError):

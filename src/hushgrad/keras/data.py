@@ -36,11 +36,15 @@ class Rows(Source):
         self.batch_size = getattr(examples, "batch_size", 32)
         self.size, self.content, self.hashed = examples.size, examples.content, True
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
-        """Words of chance, inputs, targets and weights."""
+    def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
+        """Words of chance, and what is read."""
         words = rng.integers(0, 2**32, size=(len(rows), 2), dtype=np.uint32)
-        example = self._examples.rows(rows, rng)
-        return words, *_whole(example, self._class_weight)
+        return words, self._examples.drawn(rows, rng)
+
+    def read(self, drawn: Any) -> tuple[Any, ...]:
+        """Words of chance, inputs, targets and weights."""
+        words, rows = drawn
+        return words, *_whole(self._examples.read(rows), self._class_weight)
 
     def two(self) -> Any:
         """Inputs of two examples, the first and the last."""
@@ -125,10 +129,10 @@ class _BatchSource(Source):
     def __init__(self, batches: Any) -> None:
         if not len(batches):
             raise InputError("x is empty: it must have at least one batch")
-        self._read = functools.lru_cache(_BATCHES_KEPT)(lambda number: _parts(batches[number]))
-        self.batch_size = _length(self._read(0))
-        _check_fixed(self._read(0), _parts(batches[0]))
-        last = _length(self._read(len(batches) - 1))
+        self._batch = functools.lru_cache(_BATCHES_KEPT)(lambda number: _parts(batches[number]))
+        self.batch_size = _length(self._batch(0))
+        _check_fixed(self._batch(0), _parts(batches[0]))
+        last = _length(self._batch(len(batches) - 1))
         if last > self.batch_size:
             raise DataError(
                 f"the last batch of x has {last} examples and batch 0 has {self.batch_size}: it "
@@ -137,12 +141,12 @@ class _BatchSource(Source):
         self.size = self.batch_size * (len(batches) - 1) + last
         self.content = np.array([self.size])
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
-        numbers, places = np.divmod(rows, self.batch_size)
-        found: list[Any] = [None] * len(rows)
+    def read(self, drawn: Int[np.ndarray, " block"]) -> tuple[Any, ...]:
+        numbers, places = np.divmod(drawn, self.batch_size)
+        found: list[Any] = [None] * len(drawn)
         for at in np.argsort(numbers, kind="stable"):
             number, place = int(numbers[at]), int(places[at])
-            batch = self._read(number)
+            batch = self._batch(number)
             if place >= _length(batch):
                 raise DataError(
                     f"batch {number} of x has {_length(batch)} examples and batch 0 has "

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from hushgrad.errors import ResumeError, StorageError
 from hushgrad.training.step import State
+from hushgrad.training.team import whole
 
 __all__ = ["Checkpoints", "Kept", "digests"]
 
@@ -64,11 +65,15 @@ class Checkpoints:
                 if later > step:
                     manager.delete(later)
 
-    def forget_secret(self) -> None:
-        """Removes the state of the noise: nobody can take it away any more."""
+    def close_secret(self) -> None:
+        """Waits for what is being written of the state of the noise."""
         if self._hidden is not None:
             self._hidden.close()
             self._hidden = None
+
+    def forget_secret(self) -> None:
+        """Removes the state of the noise: nobody can take it away any more."""
+        self.close_secret()
         if self._secret.exists():
             shutil.rmtree(self._secret)
 
@@ -97,8 +102,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
-        if self._hidden is not None:
-            self._hidden.close()
+        self.close_secret()
 
     def _of_noise(self) -> ocp.CheckpointManager:
         if self._hidden is None:
@@ -119,7 +123,7 @@ def digests(state: State) -> list[str]:
 def _digest(tree: Any) -> str:
     made = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(whole(leaf))
         made.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         made.update(array.tobytes())
     return made.hexdigest()

@@ -17,6 +17,7 @@ from hushgrad.mechanism import Plan
 from hushgrad.sampling import Users
 from hushgrad.training.options import Options
 from hushgrad.training.secret import RunSecret
+from hushgrad.training.team import whole
 
 __all__ = ["Source", "check_items", "fingerprint", "prepare", "source_of"]
 
@@ -42,9 +43,17 @@ class Source(abc.ABC):
     content: Any
     hashed: bool
 
+    def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
+        """What is read for some units: arrays in a pytree, with an entry for each."""
+        return rows
+
     @abc.abstractmethod
+    def read(self, drawn: Any) -> tuple[Any, ...]:
+        """The loss's arguments after the parameters, stacked, for what was drawn or part of it."""
+
     def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
-        """The loss's arguments after the parameters, for some units, stacked."""
+        """The same for some units at once."""
+        return self.read(self.drawn(rows, rng))
 
     def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """The loss of one unit, from that of one example."""
@@ -136,8 +145,8 @@ class _ArraySource(Source):
         self.hashed = not mapped and sum(leaf.nbytes for leaf in leaves) <= _HASHED_AT_MOST
         self.content = self._arrays if self.hashed else _shapes(self._arrays)
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
-        return jax.tree.map(lambda array: array[rows], self._arrays)
+    def read(self, drawn: Int[np.ndarray, " block"]) -> tuple[Any, ...]:
+        return jax.tree.map(lambda array: array[drawn], self._arrays)
 
 
 class _ColumnSource(Source):
@@ -149,8 +158,8 @@ class _ColumnSource(Source):
         self._columns, self.size = data, len(data)
         self.content = np.array([self.size])
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
-        found, where = np.unique(rows, return_inverse=True)
+    def read(self, drawn: Int[np.ndarray, " block"]) -> tuple[Any, ...]:
+        found, where = np.unique(drawn, return_inverse=True)
         return tuple(column[where] for column in self._columns.take(found))
 
 
@@ -172,9 +181,9 @@ class _ItemSource(Source):
                 "or have an example for every number from 0 to len(data) - 1"
             ) from error
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+    def read(self, drawn: Int[np.ndarray, " block"]) -> tuple[Any, ...]:
         # A row that fills up a block, or is drawn by many, is read once.
-        found, where = np.unique(rows, return_inverse=True)
+        found, where = np.unique(drawn, return_inverse=True)
         numbers = [int(row) for row in found]
         if hasattr(self._items, "__getitems__"):
             items = list(self._items.__getitems__(numbers))
@@ -206,9 +215,13 @@ class _VariedSource(Source):
         self._examples, self._options = examples, options
         self.size, self.content, self.hashed = examples.size, examples.content, examples.hashed
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+    def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
         words = rng.integers(0, 2**32, size=(len(rows), 2), dtype=np.uint32)
-        return words, *self._examples.rows(rows, rng)
+        return words, self._examples.drawn(rows, rng)
+
+    def read(self, drawn: Any) -> tuple[Any, ...]:
+        words, rows = drawn
+        return words, *self._examples.read(rows)
 
     def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """The mean over variants of the example."""
@@ -244,11 +257,16 @@ class _UserSource(Source):
         self.size, self.hashed = len(users), self._examples.hashed
         self.content = (self._examples.content, users._order, users._starts)
 
-    def rows(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> tuple[Any, ...]:
+    def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
         members, mask = self._users.members(rows, rng)
-        read = self._examples.rows(members.ravel(), rng)
-        shaped = jax.tree.map(lambda leaf: leaf.reshape(*members.shape, *leaf.shape[1:]), read)
-        return mask, *shaped
+        inner = self._examples.drawn(members.ravel(), rng)
+        return mask, jax.tree.map(lambda leaf: leaf.reshape(*mask.shape, *leaf.shape[1:]), inner)
+
+    def read(self, drawn: Any) -> tuple[Any, ...]:
+        mask, inner = drawn
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), inner)
+        read = self._examples.read(flat)
+        return mask, *jax.tree.map(lambda leaf: leaf.reshape(*mask.shape, *leaf.shape[1:]), read)
 
     def loss(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """The mean over the examples of a user; what fills up is the user's own, left out."""
@@ -308,7 +326,7 @@ def fingerprint(data: Any, secret: RunSecret) -> str:
     """
     state = secret.authenticator()
     for path, array in jax.tree_util.tree_leaves_with_path(data):
-        array = np.asarray(array)
+        array = whole(array)
         state.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
         rows = max(1, _HASHED_AT_ONCE // max(1, flat[:1].nbytes))

@@ -15,6 +15,7 @@ import filelock
 
 from hushgrad.errors import InputError, ResumeError, StorageError
 from hushgrad.training.secret import RunSecret
+from hushgrad.training.team import Team
 
 __all__ = ["Identity", "RunDirectory"]
 
@@ -104,6 +105,18 @@ class RunDirectory:
                 f"another process is training in {str(self.path)!r}; wait for it, or use "
                 "another directory"
             ) from error
+
+    def check_shared(self, team: Team) -> None:
+        """Raises InputError unless all processes see one and the same directory."""
+        name = team.first(lambda: f".shared-{uuid.uuid4().hex}")
+        team.first((self.path / name).touch)
+        seen = team.each((self.path / name).exists)
+        team.first((self.path / name).unlink)
+        if not all(seen):
+            raise InputError(
+                f"directory {str(self.path)!r} must be on a file system that all processes share, "
+                f"and process {seen.index(False)} does not see there what process 0 writes"
+            )
 
     def load(self) -> tuple[str, Identity] | None:
         """The run's name and identity, or None if no run was begun here.

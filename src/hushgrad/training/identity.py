@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 
-from hushgrad.errors import ResumeError
+from hushgrad.errors import InputError, ResumeError
 from hushgrad.training import program
 from hushgrad.training.data import fingerprint
 from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.job import Job
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.step import State
+from hushgrad.training.team import Team
 
-__all__ = ["check", "identity_of"]
+__all__ = ["check", "check_alike", "identity_of"]
 
 
 def identity_of(
@@ -51,6 +54,25 @@ def check(
         raise ResumeError(
             f"the run in {str(folder.path)!r} cannot go on: {differing}; repeat the call that "
             "began it, or use another directory"
+        )
+
+
+def check_alike(team: Team, here: Identity) -> None:
+    """Compares the calls of all processes.
+
+    Raises:
+      InputError: naming what differs.
+    """
+    everybody = [Identity(**facts) for facts in team.each(lambda: dataclasses.asdict(here))]
+    for index, there in enumerate(everybody[1:], start=1):
+        if there.program != everybody[0].program:
+            what = "another loss, optimizer, shape of parameters, XLA_FLAGS or kind of device"
+        elif there.content != everybody[0].content:
+            what = "other data, other starting parameters, or other arrays that the loss holds"
+        else:
+            continue
+        raise InputError(
+            f"all processes must make the same call, but process {index} has {what} than process 0"
         )
 
 

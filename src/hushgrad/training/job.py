@@ -54,13 +54,16 @@ class Job:
         self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
         # What is compiled does not depend on how many steps there are.
         self._one = {m: m.after(1) for m in mechanism.phases}
-        rows = np.zeros(self._rows, np.int64)
-        self._first = source.rows(rows, np.random.default_rng(0))
-        self._mask = np.zeros(self._rows, bool)
+        self._mine = layout.mine(self._rows)
+        drawn = source.drawn(np.zeros(self._rows, np.int64), np.random.default_rng(0))
+        mask = np.zeros(self._rows, bool)
+        if self._mine is not None:
+            drawn, mask = jax.tree.map(lambda a: a[self._mine], (drawn, mask))
+        self._first = source.read(drawn), mask
 
     def parts(self, secret: RunSecret, start: int) -> Generator[Part, None, None]:
         """All blocks of all steps from `start` on, read ahead."""
-        made = parts(self.mechanism, self.source, self._rows, secret, start)
+        made = parts(self.mechanism, self.source, self._rows, secret, start, self._mine)
         return ahead(made, self.options.read_ahead)
 
     def sums(self, state: State, part: Part, sums: Sums | None) -> Sums:
@@ -68,9 +71,9 @@ class Job:
         clipped = self._clipped[self.mechanism.at(part.step)[0].clip]
         places = self.layout.places(state.params)
         if sums is None:
-            first = self.layout.batch((self._first, self._mask))
+            first = self.layout.batch(self._first, self._rows)
             sums = empty_sums(clipped, state.params, *first, places)
-        batch, mask = self.layout.batch((part.batch, part.mask))
+        batch, mask = self.layout.batch((part.batch, part.mask), self._rows)
         return accumulate(clipped, state.params, sums, batch, mask, state.norm, places)
 
     def released(self, state: State, sums: Sums, secret: RunSecret, step: int) -> State:
@@ -114,13 +117,15 @@ class Job:
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
         noise = jax.eval_shape(lambda s: phase.noise(s.norm).init(s.params), state)
         state = state._replace(noise=noise)
-        sums = jax.eval_shape(
-            lambda s, b, m: empty_sums(clipped, s.params, b, m), state, self._first, self._mask
+        # And whoever reads them.
+        first = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((self._rows, *x.shape[1:]), x.dtype), self._first
         )
+        sums = jax.eval_shape(lambda s, b, m: empty_sums(clipped, s.params, b, m), state, *first)
         key = jax.ShapeDtypeStruct((8,), jnp.uint32)
         return [
             jax.make_jaxpr(lambda s, t, b, m: accumulate(clipped, s.params, t, b, m, s.norm))(
-                state, sums, self._first, self._mask
+                state, sums, *first
             ),
             jax.make_jaxpr(lambda s, g, b, k: release(phase, self.optimizer, s, g, b, k, average))(
                 state, sums.grads, sums.centred_bits, key

@@ -1,4 +1,4 @@
-"""Where a run's arrays are: on one device, or shared out over the devices of a mesh."""
+"""Where a run's arrays are: on one device, or shared out over a mesh of one or more processes."""
 
 from __future__ import annotations
 
@@ -55,15 +55,41 @@ class Layout:
         automatic = (AxisType.Auto,) * len(mesh.axis_names)
         self._mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
 
+    def plain(self) -> dict[str, Any] | None:
+        """The mesh as plain data."""
+        if self._mesh is None:
+            return None
+        return {"axes": dict(self._mesh.shape), "devices": self._mesh.device_ids.ravel().tolist()}
+
     def rounded(self, block_size: int) -> int:
         """A block of as many rows or more, that has as many for each device; some are padding."""
         return -(-block_size // self.shards) * self.shards
 
-    def batch(self, rows: PyTree[Any]) -> PyTree[Any]:
-        """Rows, shared out."""
+    def mine(self, rows: int) -> np.ndarray | None:
+        """Which rows of a block this process has devices for; None for all of them."""
+        if self._mesh is None or not self._mesh.is_multi_process:
+            return None
+        sharding = NamedSharding(self._mesh, PartitionSpec(self._axis))
+        found = sharding.addressable_devices_indices_map((rows,)).values()
+        return np.unique(np.concatenate([np.arange(rows)[index] for index in found]))
+
+    def batch(self, rows: PyTree[Any], size: int) -> PyTree[Any]:
+        """A block of so many rows, shared out, from those of them that are `mine`."""
         if self._mesh is None:
             return rows
-        return jax.device_put(rows, NamedSharding(self._mesh, PartitionSpec(self._axis)))
+        sharding, mine = NamedSharding(self._mesh, PartitionSpec(self._axis)), self.mine(size)
+        if mine is None:
+            return jax.device_put(rows, sharding)
+
+        def shared(leaf: np.ndarray) -> Array:
+            def part(index: Any) -> np.ndarray:
+                start, stop, _ = index[0].indices(size)
+                first = np.searchsorted(mine, start)
+                return leaf[first : first + stop - start]
+
+            return jax.make_array_from_callback((size, *leaf.shape[1:]), sharding, part)
+
+        return jax.tree.map(shared, rows)
 
     def params(self, params: PyTree[Array]) -> PyTree[Array]:
         """Parameters where they were put on the mesh; all others on every device of it."""
@@ -122,7 +148,7 @@ class Layout:
         sharding, spec = getattr(leaf, "sharding", None), PartitionSpec()
         if isinstance(sharding, NamedSharding) and _same(sharding.mesh, self._mesh):
             spec = sharding.spec
-        return jax.device_put(leaf, NamedSharding(self._mesh, spec))
+        return _put(leaf, NamedSharding(self._mesh, spec))
 
 
 def fsdp(params: PyTree[Any], mesh: Mesh, axis: str = "data") -> PyTree[Array]:
@@ -146,14 +172,26 @@ def fsdp(params: PyTree[Any], mesh: Mesh, axis: str = "data") -> PyTree[Array]:
     count = mesh.shape[axis]
 
     def placed(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
+        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         fitting = [n for n, size in enumerate(leaf.shape) if size % count == 0 and size]
         spec: list[str | None] = [None] * leaf.ndim
         if fitting and leaf.size >= _SMALL:
             spec[max(fitting, key=lambda n: leaf.shape[n])] = axis
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*spec)))
+        return _put(leaf, NamedSharding(mesh, PartitionSpec(*spec)))
 
     return jax.tree.map(placed, params)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+    """An array there; each process puts what its own devices hold of it."""
+    if sharding.is_fully_addressable or _is_shared(leaf):
+        return jax.device_put(leaf, sharding)
+    held = np.asarray(leaf, jnp.asarray(leaf).dtype)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
+
+
+def _is_shared(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def _same(one: Any, other: Mesh) -> bool:
@@ -170,6 +208,6 @@ def _like(leaf: Any, param: Array) -> Any:
     assert isinstance(sharding, NamedSharding)
     more = np.ndim(leaf) - param.ndim
     if more < 0 or np.shape(leaf)[more:] != param.shape:
-        return jax.device_put(leaf, NamedSharding(sharding.mesh, PartitionSpec()))
+        return _put(leaf, NamedSharding(sharding.mesh, PartitionSpec()))
     spec = PartitionSpec(*[None] * more, *sharding.spec)
-    return jax.device_put(leaf, NamedSharding(sharding.mesh, spec))
+    return _put(leaf, NamedSharding(sharding.mesh, spec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
+from hushgrad._version import __version__
 from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Plan
 from hushgrad.sampling import Stream
@@ -27,12 +29,13 @@ from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
 from hushgrad.training.job import Job
 from hushgrad.training.layout import Layout
-from hushgrad.training.ledger import Ledger
 from hushgrad.training.options import Options
 from hushgrad.training.reservation import Reservation
 from hushgrad.training.run import Progress, Run, StopTraining
 from hushgrad.training.secret import RunSecret
+from hushgrad.training.shared import SharedLedger
 from hushgrad.training.step import State, Sums, averaged, initial_state
+from hushgrad.training.team import Team, watched
 
 __all__ = ["train"]
 
@@ -99,21 +102,27 @@ def train(
       LedgerError, StorageError: if nothing more can be written; mended, the call goes on.
       KeyboardInterrupt: after Ctrl-C, once the step is finished and saved.
     """
-    callbacks, options, layout = _callbacks(callback), options or Options(), Layout(mesh)
-    _check(mechanism, optimizer, budget, options)
-    source = prepare(data, mechanism, options)
-    params = layout.params(_arrays(params))
+    team = Team()
+    with team.alike() as facts:
+        callbacks, options = _callbacks(callback), options or Options()
+        _check(mechanism, optimizer, budget, options)
+        team.check(mesh)
+        layout, params = Layout(mesh), _arrays(params)
+        facts |= _facts(mechanism, seed, budget, options, layout, params)
+        source, folder = prepare(data, mechanism, options), RunDirectory(directory)
+    folder.check_shared(team)
+    params = layout.params(params)
     state = initial_state(params, mechanism.phases[0], optimizer, options.average)
     state = layout.state(state, optimizer)
-    folder = RunDirectory(directory)
-    with folder.locked():
-        found = folder.load()
+    with team.entered_by_first(folder.locked()), watched():
+        found = _found(team, folder)
         block_size = options.block_size or _block_size(mechanism, found)
         job = Job(loss, mechanism, optimizer, source, block_size, options, layout)
-        return _trained(folder, found, job, state, seed, budget, callbacks)
+        return _trained(team, folder, found, job, state, seed, budget, callbacks)
 
 
 def _trained(
+    team: Team,
     folder: RunDirectory,
     found: tuple[str, Identity] | None,
     job: Job,
@@ -124,12 +133,12 @@ def _trained(
 ) -> Run:
     mechanism, average = job.mechanism, job.options.average
     with contextlib.ExitStack() as stack:
-        name, secret, held = _open(folder, found, job, state, seed, budget)
-        ledger = Ledger(folder.ledger, name, mechanism.to_dict())
+        name, secret, held = _open(team, folder, found, job, state, seed, budget)
+        ledger = SharedLedger(team, folder.ledger, name, mechanism.to_dict(), held)
         stack.callback(ledger.close)
         checkpoints = Checkpoints(folder.checkpoints, folder.noise)
         stack.callback(checkpoints.close)
-        running = _Running(folder, job, ledger, checkpoints, held, callbacks)
+        running = _Running(team, folder, job, ledger, checkpoints, callbacks)
         state = running.go(state, secret)
         charged, chosen = ledger.charged, ledger.notes.get("validation")
     return Run(
@@ -148,21 +157,23 @@ class _Running:
 
     def __init__(
         self,
+        team: Team,
         folder: RunDirectory,
         job: Job,
-        ledger: Ledger,
+        ledger: SharedLedger,
         checkpoints: Checkpoints,
-        held: Reservation | None,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.folder, self.job, self.ledger = folder, job, ledger
-        self.checkpoints, self.held, self.callbacks = checkpoints, held, callbacks
+        self.team, self.folder, self.job, self.ledger = team, folder, job, ledger
+        self.checkpoints, self.callbacks = checkpoints, callbacks
+        # They may be given to one process alone, and stop all.
+        self._told = team.some(bool(callbacks))
         every = job.options.checkpoint_every
         self._every = every or max(1, round(1 / job.mechanism.phases[0].sampling_rate))
 
     def go(self, state: State, secret: RunSecret | None) -> State:
         """Takes the steps that are left; gives the last state."""
-        state, start = _restore(self.checkpoints, self.ledger, self.job, state)
+        state, start = _restore(self.team, self.checkpoints, self.ledger, self.job, state)
         if self.ledger.finished is None:
             if secret is None:
                 raise ResumeError(
@@ -177,12 +188,15 @@ class _Running:
                 self._each("end")
             self._save(state, made)
             self.ledger.finish(made)
-        # A crash may have come before these were done.
-        if self.held is not None:
-            self.held.finish(self.ledger.charged)
+        self.checkpoints.close_secret()
+        self.team.first(self._forget)
+        return state
+
+    def _forget(self) -> None:
+        """What is left to do when a run is over; a crash may have come before it was done."""
+        self.ledger.give_back()
         self.checkpoints.forget_secret()
         self.folder.forget_secret()
-        return state
 
     def _without_repeating(self, state: State, secret: RunSecret, start: int) -> tuple[State, int]:
         """Where sums may be rounded otherwise than before, no noise serves them again."""
@@ -196,10 +210,9 @@ class _Running:
         return state, start
 
     def _begin(self, start: int, state: State) -> None:
-        for callback in self.callbacks:
-            chosen = getattr(callback, "validation_set", None)
-            if chosen is not None:
-                self.ledger.note("validation", chosen)
+        here = [getattr(callback, "validation_set", None) for callback in self.callbacks]
+        for chosen in sorted({c for each in self.team.each(lambda: here) for c in each if c}):
+            self.ledger.note("validation", chosen)
         self._each("begin", self.folder.path, start, state.params)
 
     def _each(self, method: str, *arguments: Any) -> None:
@@ -215,14 +228,12 @@ class _Running:
                 sums = self.job.sums(state, part, sums)
                 if not part.last:
                     continue
-                self._charge(part.step, part.mark)
+                self.ledger.charge(part.step, part.mark)
                 state, step = self.job.released(state, sums, secret, part.step), part.step + 1
-                try:
-                    # Before the checkpoint, or a crash between them would leave the step untold.
-                    self._tell(state, step, sums)
-                except StopTraining:
+                # Before the checkpoint, or a crash between them would leave the step untold.
+                if self._tell(state, step, sums):
                     return state, step
-                stopped = interrupted() and step < total
+                stopped = step < total and self.team.some(interrupted())
                 if stopped or step % self._every == 0:
                     self._save(state, step)
                 if stopped:
@@ -230,19 +241,23 @@ class _Running:
                 sums = None
         return state, step
 
-    def _charge(self, step: int, mark: str | None) -> None:
-        if self.held is not None:
-            self.held.charge(step + 1)
-        self.ledger.charge(step, mark)
-
-    def _tell(self, state: State, step: int, sums: Sums) -> None:
-        if not self.callbacks:
-            return
+    def _tell(self, state: State, step: int, sums: Sums) -> bool:
+        """Whether a callback ends the run, on any process."""
+        if not self._told:
+            return False
         progress = Progress(
             step, self.job.mechanism, state.params, state.norm, sums, self._average(state)
         )
-        for callback in self.callbacks:
-            callback(progress)
+
+        def tell() -> bool:
+            try:
+                for callback in self.callbacks:
+                    callback(progress)
+            except StopTraining:
+                return True
+            return False
+
+        return any(self.team.each(tell))
 
     def _average(self, state: State) -> PyTree[Array] | None:
         average = self.job.options.average
@@ -292,7 +307,40 @@ def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
         raise InputError(f"options must be hg.Options(...), got {options!r}")
 
 
+def _facts(
+    mechanism: Plan,
+    seed: int | None,
+    budget: Budget | None,
+    options: Options,
+    layout: Layout,
+    params: PyTree[Array],
+) -> dict[str, Any]:
+    """What all processes of a run must agree on, by name."""
+    shapes = jax.tree_util.tree_leaves_with_path(params)
+    return {
+        "seed": seed,
+        "mechanism": mechanism.to_dict(),
+        "budget": None if budget is None else budget.name,
+        "options": options.plain(),
+        "mesh": layout.plain(),
+        "params": {jax.tree_util.keystr(path): f"{x.dtype}{x.shape}" for path, x in shapes},
+        "version of hushgrad": __version__,
+    }
+
+
+def _found(team: Team, folder: RunDirectory) -> tuple[str, Identity] | None:
+    """The run that the directory holds."""
+
+    def load() -> Any:
+        found = folder.load()
+        return None if found is None else (found[0], dataclasses.asdict(found[1]))
+
+    found = team.first(load)
+    return None if found is None else (found[0], Identity(**found[1]))
+
+
 def _open(
+    team: Team,
     folder: RunDirectory,
     found: tuple[str, Identity] | None,
     job: Job,
@@ -301,38 +349,55 @@ def _open(
     budget: Budget | None,
 ) -> tuple[str, RunSecret | None, Reservation | None]:
     """Begins a run or checks the one found; without a secret, it is finished."""
-    named = None if budget is None else budget.name
-    known = {"seeded": seed is not None, "budget": named}
-    if found is not None:
-        name, there = found
-        secret = folder.secret()
-        here = identity.identity_of(job, state, secret, **known)
-        identity.check(folder, here, there, secret, seed)
-        return name, secret, _held(budget, job, name, folder)
-    secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
+    secret = _secret(team, folder, found is None, seed)
+    known = {"seeded": seed is not None, "budget": None if budget is None else budget.name}
     here = identity.identity_of(job, state, secret, **known)
-    name = uuid.uuid4().hex
-    # Should the process die before the run is written down, the budget holds too much.
-    held = _held(budget, job, name, folder)
-    folder.keep_secret(secret)
-    folder.begin(name, here)
-    return name, secret, held
+    identity.check_alike(team, here)
+    if found is not None:
+        name = found[0]
+        identity.check(folder, here, found[1], secret, seed)
+    else:
+        name = team.first(lambda: uuid.uuid4().hex)
+    held: list[Reservation] = []
+
+    def begin() -> None:
+        # Should the process die before the run is written down, the budget holds too much.
+        if budget is not None:
+            place = str(folder.path.resolve())
+            held.append(budget.reserve(job.mechanism, name, directory=place))
+        if found is None:
+            assert secret is not None
+            folder.keep_secret(secret)
+            folder.begin(name, here)
+
+    team.first(begin)
+    return name, secret, held[0] if held else None
 
 
-def _held(budget: Budget | None, job: Job, name: str, folder: RunDirectory) -> Reservation | None:
-    if budget is None:
-        return None
-    return budget.reserve(job.mechanism, name, directory=str(folder.path.resolve()))
+def _secret(team: Team, folder: RunDirectory, fresh: bool, seed: int | None) -> RunSecret | None:
+    """The run's, which the first process has and the others keep in memory alone."""
+
+    def known() -> str | None:
+        if not fresh:
+            secret = folder.secret()
+        else:
+            secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
+        return None if secret is None else secret.content.hex()
+
+    content = team.first(known)
+    return None if content is None else RunSecret(bytes.fromhex(content))
 
 
-def _restore(checkpoints: Checkpoints, ledger: Ledger, job: Job, state: State) -> tuple[State, int]:
+def _restore(
+    team: Team, checkpoints: Checkpoints, ledger: SharedLedger, job: Job, state: State
+) -> tuple[State, int]:
     """The state to go on from, and after how many steps it was made.
 
     A checkpoint counts if the ledger has its hash: steps repeated from any other state
     would release other sums under the same noise. Where the last one is damaged, the one
     before it serves.
     """
-    found, refused = checkpoints.steps, None
+    found, refused = team.first(lambda: checkpoints.steps), None
     going_on = ledger.finished is None  # or there is no noise to come
     for step in found:
         if step > ledger.charged:
@@ -343,9 +408,11 @@ def _restore(checkpoints: Checkpoints, ledger: Ledger, job: Job, state: State) -
             )
         try:
             like = job.with_noise(state, max(step, 1) - 1)
-            restored = checkpoints.restore(step, like, noise=going_on)
+            restored, failed = checkpoints.restore(step, like, noise=going_on), None
         except ResumeError as error:
-            refused = refused or error
+            restored, failed = like, error
+        if team.some(failed is not None):
+            refused = refused or failed
             continue
         known, made = ledger.checkpoints.get(step, "").split(_AND), digests(restored)
         if known == made if going_on else known[0] == made[0]:
@@ -365,7 +432,7 @@ def _restore(checkpoints: Checkpoints, ledger: Ledger, job: Job, state: State) -
     return state, 0
 
 
-def _save(checkpoints: Checkpoints, ledger: Ledger, state: State, step: int) -> None:
+def _save(checkpoints: Checkpoints, ledger: SharedLedger, state: State, step: int) -> None:
     """Writes a checkpoint, and its hash when it is on disk."""
     made = _AND.join(digests(state))
     if ledger.checkpoints.get(step) != made or step not in checkpoints.steps:

@@ -55,3 +55,7 @@ class Options:
                 f"multiplicity={self.multiplicity} averages variants of an example: give augment, "
                 "the function that draws them"
             )
+
+    def plain(self) -> dict[str, Any]:
+        """All of them as plain data; of a function, whether there is one."""
+        return dataclasses.asdict(self) | {"augment": self.augment is not None}

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from hushgrad.training.team import whole
+
 __all__ = ["constants", "fingerprint"]
 
 
@@ -37,7 +39,7 @@ def fingerprint(traced: Sequence[core.ClosedJaxpr], structure: Any) -> str:
 
 def constants(traced: Sequence[core.ClosedJaxpr]) -> list[np.ndarray]:
     """The arrays that programs close over, calls and loops inside them included."""
-    return [np.asarray(array) for program in traced for array in _closed_over(program)]
+    return [whole(array) for program in traced for array in _closed_over(program)]
 
 
 def _closed_over(value: Any) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from hushgrad import accounting
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Plan
 from hushgrad.training.step import Sums
+from hushgrad.training.team import Team, whole
 
 __all__ = ["Progress", "Run", "StopTraining"]
 
@@ -57,6 +58,8 @@ class Run:
     def export(self, file: str | Path, *, average: bool = False) -> Path:
         """Writes the parameters as safetensors, with the statement in the file's metadata.
 
+        Where several processes made the run, all call this, and the first of them writes.
+
         Args:
           file: where to; `hushgrad` is not needed to read it. Names are the parameters'
             paths, joined by dots.
@@ -75,18 +78,22 @@ class Run:
             name = ".".join(_part(key) for key in path) or "params"
             if name in arrays:
                 raise InputError(f"two parameters are called {name!r}; rename one")
-            arrays[name] = np.ascontiguousarray(leaf)
+            arrays[name] = np.ascontiguousarray(whole(leaf))
         facts = accounting.statement_facts(
             self.mechanism, steps=self.steps, seeded=self.seeded, validation=self.validation
         )
         file = Path(file).expanduser()
-        file.parent.mkdir(parents=True, exist_ok=True)
         metadata = {
             "format": "np",
             "privacy_statement": self.statement(),
             "privacy_facts": json.dumps(facts, sort_keys=True),
         }
-        save_file(arrays, file, metadata)
+
+        def write() -> None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(arrays, file, metadata)
+
+        Team().first(write)
         return file
 
     def statement(self) -> str:

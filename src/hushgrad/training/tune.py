@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dp_accounting
+import jax
 import numpy as np
 from dp_accounting import dp_event
 from jaxtyping import Array, PyTree
@@ -210,6 +211,8 @@ def tune(
       InputError, BudgetError, ResumeError: as `hg.train` does, or if a trial used another
         mechanism.
     """
+    if jax.process_count() > 1:
+        raise InputError(f"hg.tune works in one process, got {jax.process_count()}")
     selection, candidates = Selection(mechanism, mean, shape), _listed(candidates)
     folder = RunDirectory(directory)
     with folder.locked():

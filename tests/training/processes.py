@@ -1,0 +1,208 @@
+"""One of several processes that train together: writes what came out of each scene as JSON.
+
+Called as `python processes.py PORT COUNT INDEX FOLDER SCENE...`; each has `DEVICES / COUNT` of
+the devices.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+DEVICES = 4
+port, count, index = (int(argument) for argument in sys.argv[1:4])
+folder, wanted = Path(sys.argv[4]), sys.argv[5:]
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // count}"
+
+import jax
+
+if count > 1:
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", count, index, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
+    )
+
+import numpy as np
+import optax
+from language import MECHANISMS, PLAIN, data, loss, start, tensor, told
+
+import hushgrad as hg
+from hushgrad.errors import HushgradError
+
+flat = jax.make_mesh((DEVICES,), ("data",))
+square = jax.make_mesh((2, 2), ("batch", "model"))
+LAYOUTS = {
+    "data": (flat, start),
+    "fsdp": (flat, hg.fsdp(start, flat)),
+    "tensor": (square, tensor(square)),
+}
+m = MECHANISMS["poisson"]
+
+
+class Recorded:
+    """Examples that note who of them was read."""
+
+    def __init__(self):
+        self.read = set()
+
+    def __len__(self):
+        return len(data[0])
+
+    def __getitem__(self, number):
+        self.read.add(number)
+        return data[0][number], data[1][number]
+
+
+def train(directory, *, layout="data", mechanism=m, data=data, **more):
+    mesh, params = LAYOUTS[layout]
+    settings = {
+        "optimizer": optax.adam(0.05),
+        "seed": 1,
+        "mesh": mesh,
+        "options": hg.Options(average=0.9, checkpoint_every=4),
+    } | more
+    return hg.train(loss, params, data, mechanism, directory=folder / directory, **settings)
+
+
+def trained(scene, layout, mechanism):
+    return told(train(f"{scene} {layout} {mechanism}", layout=layout, mechanism=MECHANISMS[mechanism]))
+
+
+def parts(scene):
+    """Each process reads what its devices work on, and no more."""
+    recorded = Recorded()
+    result = told(train(scene, data=recorded))
+    return result | {"read": sorted(recorded.read - {0})}
+
+
+def stopped(scene):
+    """A callback of one process ends the run for all."""
+
+    def callback(progress):
+        if progress.step == 3:
+            raise hg.StopTraining
+
+    run = train(scene, callback=callback if index == count - 1 else None)
+    return {"steps": run.steps}
+
+
+def failing(scene):
+    """A callback of one process fails: all stop, and go on with the same call."""
+
+    def callback(progress):
+        if progress.step == 2:
+            raise ZeroDivisionError("by hand")
+
+    try:
+        train(scene, callback=callback if index == count - 1 else None)
+    except (ZeroDivisionError, HushgradError) as error:
+        failed = f"{type(error).__name__}: {error}"
+    return told(train(scene)) | {"failed": failed}
+
+
+def interrupted(scene):
+    """Ctrl-C at one process."""
+
+    def callback(progress):
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        train(scene, callback=callback if index == count - 1 else None)
+    except KeyboardInterrupt as error:
+        failed = f"{type(error).__name__}: {error}"
+    return told(train(scene)) | {"failed": failed}
+
+
+def killed(scene, layout, mechanism):
+    """The last process dies after a step."""
+
+    def callback(progress):
+        if progress.step == 6 and index == count - 1:
+            jax.block_until_ready(progress.params)
+            os._exit(7)
+
+    kind = MECHANISMS[mechanism]
+    try:
+        train("killed", layout=layout, mechanism=kind, callback=callback, budget=budget())
+    except HushgradError as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    raise AssertionError("it went on alone")
+
+
+def resumed(scene, layout, mechanism):
+    """The run that was killed."""
+    kind = MECHANISMS[mechanism]
+    result = told(train("killed", layout=layout, mechanism=kind, budget=budget()))
+    return result | {"held": budget().epsilon_held}
+
+
+def budget():
+    return hg.Budget("people", epsilon=30.0, delta=1e-4, url=f"sqlite:///{folder}/budget.sqlite")
+
+
+def refused(scene):
+    """Calls that differ from process to process."""
+    last = index == count - 1
+    ten = hg.dp_sgd(**(PLAIN | {"steps": 10}))
+    fewer = {"data": tuple(a[:200] for a in data)} if last else {}
+    smaller = hg.dp_sgd(**(PLAIN | {"examples": 200}))
+    changed = data[0].copy()
+    changed[0, 0] += last
+    local = jax.make_mesh((jax.local_device_count(),), ("data",), devices=jax.local_devices())
+    calls = {
+        "seed": {"seed": 1 + last},
+        "mechanism": {"mechanism": ten if last else m},
+        "data": fewer,
+        "data and mechanism": fewer | ({"mechanism": smaller} if last else {}),
+        "content": {"data": (changed, data[1])},
+        "no mesh": {"mesh": None},
+        "one mesh": {"mesh": None} if last else {},
+        "local mesh": {"mesh": local},
+        "options": {"options": hg.Options(average=0.8 if last else 0.9)},
+        "optimizer": {"optimizer": optax.sgd(0.1) if last else optax.adam(0.1)},
+        "budget": {"budget": None if last else budget()},
+    }
+    result = {}
+    for name, changes in calls.items():
+        try:
+            train(f"{scene} {name}", **changes)
+        except HushgradError as error:
+            result[name] = f"{type(error).__name__}: {error}"
+    try:
+        train(f"{scene} {index}")
+    except HushgradError as error:
+        result["directory"] = f"{type(error).__name__}: {error}"
+    result["begun"] = [p.name for p in folder.glob(f"{scene}*/ledger.sqlite")]
+    return result
+
+
+def exported(scene):
+    """One file, from parts on all."""
+    from safetensors.numpy import load_file
+
+    run = train("fsdp", layout="fsdp")
+    file = run.export(folder / "weights.safetensors")
+    same = [np.array_equal(np.ravel(a), v) for a, v in _compared(load_file(file), told(run))]
+    return {"same": same}
+
+
+def _compared(arrays, result):
+    values, at = np.array(result["values"], np.float32), 0
+    for name in sorted(arrays):
+        yield arrays[name], values[at : at + arrays[name].size]
+        at += arrays[name].size
+
+
+SCENES = {
+    f.__name__: f
+    for f in (trained, parts, stopped, failing, interrupted, killed, resumed, refused, exported)
+}
+results = {}
+for scene in wanted:
+    name, *arguments = scene.split()
+    results[scene] = SCENES[name](name, *arguments)
+    # Each is written at once: a process may not come to its end.
+    (folder / f"{index} of {count}.json").write_text(json.dumps(results))
+if any(scene.startswith("killed") for scene in wanted):
+    os._exit(0)  # there is nobody left to say goodbye to
