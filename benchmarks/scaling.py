@@ -71,7 +71,7 @@ class Step:
         state = initial_state(self._layout.params(params), self._m, _OPTIMIZER)
         self._state = self._layout.state(state, _OPTIMIZER)
         mask = np.ones(self._m.batch_size, bool)
-        self._batch, self._mask = self._layout.batch((model.batch, mask))
+        self._batch, self._mask = self._layout.batch((model.batch, mask), len(mask))
         self._places = self._layout.places(self._state)
         run = self._private if private else self._ordinary
         self._compiled = jax.jit(run).lower(self._state, self._batch, self._mask).compile()

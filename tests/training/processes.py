@@ -1,35 +1,33 @@
 """One of several processes that train together: writes what came out of each scene as JSON.
 
-Called as `python processes.py PORT COUNT INDEX FOLDER SCENE...`; each has `DEVICES / COUNT` of
-the devices.
+Called as `python processes.py PORT COUNT INDEX FOLDER SCENE...`; they have four devices in all.
 """
 
 import json
 import os
 import signal
+import sqlite3
 import sys
+import time
 from pathlib import Path
 
-DEVICES = 4
-port, count, index = (int(argument) for argument in sys.argv[1:4])
-folder, wanted = Path(sys.argv[4]), sys.argv[5:]
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // count}"
-
 import jax
-
-if count > 1:
-    jax.distributed.initialize(
-        f"127.0.0.1:{port}", count, index, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
-    )
-
 import numpy as np
 import optax
 from language import MECHANISMS, PLAIN, data, loss, start, tensor, told
 
 import hushgrad as hg
-from hushgrad.errors import HushgradError
+from hushgrad.errors import HushgradError, ProcessError
+from hushgrad.training.job import Job
+from hushgrad.training.ledger import Ledger
 
-flat = jax.make_mesh((DEVICES,), ("data",))
+port, count, index, folder = *map(int, sys.argv[1:4]), Path(sys.argv[4])
+if count > 1:
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", count, index, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
+    )
+
+flat = jax.make_mesh((4,), ("data",))
 square = jax.make_mesh((2, 2), ("batch", "model"))
 LAYOUTS = {
     "data": (flat, start),
@@ -43,13 +41,13 @@ class Recorded:
     """Examples that note who of them was read."""
 
     def __init__(self):
-        self.read = set()
+        self.read = []
 
     def __len__(self):
         return len(data[0])
 
     def __getitem__(self, number):
-        self.read.add(number)
+        self.read.append(int(number))
         return data[0][number], data[1][number]
 
 
@@ -65,14 +63,44 @@ def train(directory, *, layout="data", mechanism=m, data=data, **more):
 
 
 def trained(scene, layout, mechanism):
-    return told(train(f"{scene} {layout} {mechanism}", layout=layout, mechanism=MECHANISMS[mechanism]))
+    return told(
+        train(f"{scene} {layout} {mechanism}", layout=layout, mechanism=MECHANISMS[mechanism])
+    )
+
+
+def charged(scene):
+    """How many steps are in the ledger, on disk, when each process begins a release."""
+    found, opened = [], []
+    release, opening, charge = Job.released, Ledger.__init__, Ledger.charge
+
+    def releasing(self, state, sums, secret, step):
+        with sqlite3.connect(f"file:{folder}/{scene}/ledger.sqlite?mode=ro", uri=True) as file:
+            rows = file.execute("select count(*) from entries where kind = 'charge'").fetchone()
+        found.append(rows[0] - step)
+        return release(self, state, sums, secret, step)
+
+    def slowly(self, *arguments):
+        time.sleep(0.05)
+        charge(self, *arguments)
+
+    def noted(self, *arguments, **settings):
+        opened.append(index)
+        opening(self, *arguments, **settings)
+
+    Job.released, Ledger.__init__, Ledger.charge = releasing, noted, slowly
+    try:
+        train(scene)
+    finally:
+        Job.released, Ledger.__init__, Ledger.charge = release, opening, charge
+    return {"found": found, "opened": opened}
 
 
 def parts(scene):
     """Each process reads what its devices work on, and no more."""
     recorded = Recorded()
-    result = told(train(scene, data=recorded))
-    return result | {"read": sorted(recorded.read - {0})}
+    result = told(train(f"{scene} {count}", data=recorded))
+    # The first row also fills up blocks.
+    return result | {"read": sorted(number for number in recorded.read if number)}
 
 
 def stopped(scene):
@@ -124,21 +152,22 @@ def killed(scene, layout, mechanism):
 
     kind = MECHANISMS[mechanism]
     try:
-        train("killed", layout=layout, mechanism=kind, callback=callback, budget=budget())
-    except HushgradError as error:
-        return {"failed": f"{type(error).__name__}: {error}"}
+        train("killed", layout=layout, mechanism=kind, callback=callback, budget=budget(kind))
+    except ProcessError as error:
+        return {"failed": str(error)}
     raise AssertionError("it went on alone")
 
 
 def resumed(scene, layout, mechanism):
     """The run that was killed."""
     kind = MECHANISMS[mechanism]
-    result = told(train("killed", layout=layout, mechanism=kind, budget=budget()))
-    return result | {"held": budget().epsilon_held}
+    result = told(train("killed", layout=layout, mechanism=kind, budget=budget(kind)))
+    return result | {"held": budget(kind).epsilon_held}
 
 
-def budget():
-    return hg.Budget("people", epsilon=30.0, delta=1e-4, url=f"sqlite:///{folder}/budget.sqlite")
+def budget(mechanism=m):
+    relation, url = mechanism.neighbouring_relation, f"sqlite:///{folder}/budget.sqlite"
+    return hg.Budget(relation, epsilon=30.0, delta=1e-4, neighbouring_relation=relation, url=url)
 
 
 def refused(scene):
@@ -196,13 +225,24 @@ def _compared(arrays, result):
 
 SCENES = {
     f.__name__: f
-    for f in (trained, parts, stopped, failing, interrupted, killed, resumed, refused, exported)
+    for f in (
+        trained,
+        charged,
+        parts,
+        stopped,
+        failing,
+        interrupted,
+        killed,
+        resumed,
+        refused,
+        exported,
+    )
 }
 results = {}
-for scene in wanted:
+for scene in sys.argv[5:]:
     name, *arguments = scene.split()
     results[scene] = SCENES[name](name, *arguments)
     # Each is written at once: a process may not come to its end.
     (folder / f"{index} of {count}.json").write_text(json.dumps(results))
-if any(scene.startswith("killed") for scene in wanted):
+if any(scene.startswith("killed") for scene in sys.argv[5:]):
     os._exit(0)  # there is nobody left to say goodbye to
