@@ -128,18 +128,19 @@ def failing(scene):
     return told(train(scene)) | {"failed": failed}
 
 
-def interrupted(scene):
-    """Ctrl-C at one process."""
+def interrupted(scene, name):
+    """A signal to one process."""
 
     def callback(progress):
         if progress.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), getattr(signal, name))
 
+    directory = f"{scene} {name}"
     try:
-        train(scene, callback=callback if index == count - 1 else None)
+        train(directory, callback=callback if index == count - 1 else None)
     except KeyboardInterrupt as error:
         failed = f"{type(error).__name__}: {error}"
-    return told(train(scene)) | {"failed": failed}
+    return told(train(directory)) | {"failed": failed}
 
 
 def killed(scene, layout, mechanism):

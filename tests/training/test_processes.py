@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("processes.py")
-TWO = ["trained fsdp poisson", "charged", "parts", "stopped", "failing", "interrupted"]
+TWO = ["trained fsdp poisson", "charged", "parts", "stopped", "failing", "interrupted SIGINT"]
 TWO += ["exported", "refused", "killed fsdp tree"]
 ONE = ["trained data poisson", "parts", "resumed fsdp tree"]
 
@@ -109,9 +109,10 @@ def test_an_error_on_one_process_stops_all_and_the_call_goes_on(one, two):
 
 def test_ctrl_c_at_one_process_saves_and_stops_all(one, two):
     for told in two:
-        assert told["interrupted"]["failed"].startswith("Interrupted: interrupted after step 3 of")
+        run = told["interrupted SIGINT"]
+        assert run["failed"].startswith("Interrupted: interrupted after step 3 of 9")
         # Nothing is lost: they stopped together, after the step.
-        same(told["interrupted"], one["trained data poisson"])
+        same(run, one["trained data poisson"])
 
 
 def test_parameters_are_exported_whole(two):
@@ -164,3 +165,15 @@ def test_two_processes_go_on_where_one_of_four_died(four):
     assert "one of them is gone" in first["killed fsdp tree"]["failed"]
     assert again["resumed fsdp tree"]["steps"] == 9
     assert again["resumed fsdp tree"]["epsilon"] == again["trained data tree"]["epsilon"]
+
+
+@pytest.mark.slow
+def test_to_end_one_process_saves_and_stops_all(one, tmp_path):
+    # In processes of their own: JAX has them stop at that step ever after.
+    two = launched(2, tmp_path, ["interrupted SIGTERM"])
+    stopped = [told["interrupted SIGTERM"]["failed"] for told in two]
+    # All at one step; JAX chooses it.
+    assert stopped[0].startswith("Interrupted: interrupted after step")
+    assert len({*stopped}) == 1
+    for told in two:
+        same(told["interrupted SIGTERM"], one["trained data poisson"])

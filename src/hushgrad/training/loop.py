@@ -233,7 +233,8 @@ class _Running:
                 # Before the checkpoint, or a crash between them would leave the step untold.
                 if self._tell(state, step, sums):
                     return state, step
-                stopped = step < total and self.team.some(interrupted())
+                ending = self.team.some(interrupted()) or self.team.leaving(step)
+                stopped = ending and step < total
                 if stopped or step % self._every == 0:
                     self._save(state, step)
                 if stopped:

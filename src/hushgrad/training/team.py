@@ -74,6 +74,13 @@ class Team:
         """Whether it is true for any of them."""
         return any(self.each(lambda: value))
 
+    def leaving(self, step: int) -> bool:
+        """Whether one of them was told to end, by SIGTERM, and all have come to the same step.
+
+        JAX takes that signal where it has joined processes.
+        """
+        return self.size > 1 and multihost_utils.reached_preemption_sync_point(step)
+
     @contextlib.contextmanager
     def entered_by_first(self, manager: AbstractContextManager[Any]) -> Iterator[None]:
         """Inside a context that the first process alone enters."""
