@@ -97,7 +97,7 @@ class Step:
         return (plan.argument_size_in_bytes + plan.temp_size_in_bytes) / 2**20
 
     def _private(self, state: State, batch: Any, mask: Any) -> State:
-        clipped = hg.clipped_grad(self._model.loss, self._m.clip)
+        clipped = hg.clipped_grad(self._model.loss, self._m.clip, devices=self._layout.shards)
         grads = self._layout.places(self._state.params)
         sums = empty_sums(clipped, state.params, batch, mask, grads)
         sums = accumulate(clipped, state.params, sums, batch, mask, None, grads)

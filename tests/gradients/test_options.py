@@ -85,8 +85,8 @@ def test_the_batch_must_be_whole_groups():
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 12])
-@pytest.mark.parametrize("group", [1, 2])
-def test_chunks_change_nothing(chunk, group, monkeypatch):
+@pytest.mark.parametrize(("group", "devices"), [(1, 1), (2, 1), (1, 3), (2, 2)])
+def test_chunks_change_nothing(chunk, group, devices, monkeypatch):
     from hushgrad.gradients import clipped
 
     mask, bad = jnp.arange(12) != 3, X.at[6].set(jnp.nan)
@@ -94,7 +94,7 @@ def test_chunks_change_nothing(chunk, group, monkeypatch):
     def with_aux(p, x, y):
         return loss(p, x, y), {"sum": x.sum()}
 
-    run = hg.clipped_grad(with_aux, 0.5, has_aux=True, group=group)
+    run = hg.clipped_grad(with_aux, 0.5, has_aux=True, group=group, devices=devices)
     whole = run(P, bad, Y, mask=mask)
     monkeypatch.setattr(clipped, "chunk_size", lambda *_: min(12, chunk * group))
     parts = run(P, bad, Y, mask=mask)
@@ -103,7 +103,9 @@ def test_chunks_change_nothing(chunk, group, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_memory_bounds_the_step():
+def test_memory_bounds_the_step(monkeypatch):
+    from hushgrad.gradients import clipped
+
     params = [rand(i, 128, 128) for i in range(4)]
     x = rand(9, 256, 16, 128)
 
@@ -122,6 +124,14 @@ def test_memory_bounds_the_step():
     plan = make_plan(traced(deep, params, (x[0],))[0])
     assert chunk_size(plan, 256, None) == 256
     assert chunk_size(plan, 256, 1) == 1
+    # A bound on each of four devices leaves room for as many examples on each.
+    monkeypatch.setattr(clipped, "in_chunks", lambda *arguments: sizes.append(arguments[3:]))
+    sizes = []
+    for devices in (1, 4):
+        with pytest.raises(AttributeError):  # of what in_chunks gives
+            hg.clipped_grad(deep, 1.0, memory=bound, devices=devices)(params, x)
+    each = chunk_size(plan, 64, bound)
+    assert sizes == [(each, 1, 1), (4 * each, 1, 4)]
     assert estimate(plan).parameters == 4 * 128 * 128 * 4
     with pytest.raises(InputError, match="memory"):
         hg.clipped_grad(deep, 1.0, memory=0)

@@ -13,10 +13,13 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
+import numpy as np
 import optax
 from language import MECHANISMS, data, loss, start, tensor, told
 
 import hushgrad as hg
+from hushgrad.training.layout import Layout
+from hushgrad.training.step import on_mesh
 
 folder, wanted = Path(sys.argv[1]), [run.split() for run in sys.argv[2:]]
 flat, square = jax.make_mesh((8,), ("data",)), jax.make_mesh((2, 4), ("batch", "model"))
@@ -55,6 +58,20 @@ def train(layout, mechanism, name, kill=None):
     )
 
 
+def work_of_noise(params):
+    """Floating-point operations of one device."""
+    places = Layout(flat).places(params)
+
+    def noisy(params, key):
+        with on_mesh(places):
+            made, _ = hg.noise.gaussian(1.0).update(params, optax.EmptyState(), key=key)
+        return made
+
+    where = jax.tree.map(lambda x: x.sharding, params)
+    program = jax.jit(noisy, out_shardings=where).lower(params, np.arange(8, dtype=np.uint32))
+    return program.compile().cost_analysis()["flops"]
+
+
 results, keys = {}, []
 noise_key = hg.training.secret.RunSecret.noise_key
 hg.training.secret.RunSecret.noise_key = functools.wraps(noise_key)(
@@ -73,4 +90,8 @@ for *layouts, mechanism in wanted:
         results[name] |= {"before": made, "after": list(keys)}
     else:
         results[name] = told(train(layouts[0], mechanism, name))
+matrix = {"kernel": np.zeros((256, 384), np.float32)}
+layouts = [Layout(flat).params(params) for params in (matrix, hg.fsdp(matrix, flat))]
+works = [work_of_noise(params) for params in layouts]
+results["noise"] = {"share": works[1] / works[0]}
 print(json.dumps(results))

@@ -2,12 +2,15 @@
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import language
 import numpy as np
+import optax
 import pytest
 
 import hushgrad as hg
@@ -34,7 +37,8 @@ def made(folder, runs):
     """All runs, in one process that has eight devices."""
     folder.mkdir()
     command = [sys.executable, str(SCRIPT), str(folder), *runs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -44,7 +48,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def result(name):
-        if name in QUICK:
+        if name in [*QUICK, "noise"]:
             return made(folder / "quick", tuple(QUICK))[name]
         return made(folder / "more", tuple(MORE))[name]
 
@@ -80,6 +84,35 @@ def test_a_run_that_goes_on_elsewhere_repeats_no_step(results, name):
     assert run["after"] == [*lost, 6, 7, 8]
     assert run["epsilon"] == results(f"alone {mechanism}")["epsilon"]
     assert run["steps"] == 9
+
+
+def test_each_device_draws_its_part_of_the_noise(results):
+    # Of a matrix on eight devices; a little more where rows do not fill blocks.
+    assert results("noise")["share"] < 1.05 / 8
+
+
+def test_the_same_run_is_found_on_any_number_of_devices(results, tmp_path, tmp_path_factory):
+    """Which this process, with one device, would be refused if devices told in its program."""
+    results("alone poisson")
+    found = tmp_path_factory.getbasetemp().glob("runs*/quick/alone poisson/run.json")
+    there = json.loads(next(found).read_text())["identity"]
+    m = language.MECHANISMS["poisson"]
+    hg.train(
+        language.loss,
+        language.start,
+        language.data,
+        m,
+        optimizer=optax.adam(0.05),
+        directory=tmp_path,
+        seed=1,
+        callback=lambda progress: stop(),
+        options=hg.Options(average=0.9),
+    )
+    assert json.loads((tmp_path / "run.json").read_text())["identity"] == there
+
+
+def stop():
+    raise hg.StopTraining
 
 
 def loss(params, x):

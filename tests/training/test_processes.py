@@ -22,11 +22,14 @@ def launched(count, folder, scenes):
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     command = [sys.executable, str(SCRIPT), str(port), str(count)]
-    devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     running = [
         subprocess.Popen(
             [*command, str(index), str(folder), *scenes],
-            env=os.environ | devices,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -86,6 +89,13 @@ def test_the_ledger_shows_a_step_before_any_process_releases_it(two):
     for told in two:
         assert told["charged"]["found"] == [1] * 9
     assert [told["charged"]["opened"] for told in two] == [[0], []]
+
+
+def test_the_run_s_secret_is_one_for_all(one, two):
+    first, second = (told["charged"]["values"] for told in two)
+    assert first == second
+    # It comes from no seed.
+    assert np.abs(np.subtract(first, one["trained data poisson"]["values"])).max() > 1e-2
 
 
 def test_each_process_reads_only_its_part_of_a_batch(one, two):

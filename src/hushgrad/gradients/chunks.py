@@ -20,15 +20,17 @@ def in_chunks(
     keep: Bool[Array, " batch"],
     chunk: int,
     group: int,
+    devices: int,
 ) -> Any:
     """`one(data, keep)` on `chunk` examples at a time: sums are added, rows put together.
 
-    Every chunk takes its groups from all over the batch, so that a batch that is spread
-    over devices keeps all of them at work in each.
+    Every chunk takes its groups from all over the batch, as many from each of the devices
+    that it is spread over, so that all of them are at work in each.
     """
     size = len(keep)
     units = size // group
-    count, per_chunk = _split(units, chunk // group)
+    count, per_device = _split(units // devices, chunk // group // devices)
+    per_chunk = per_device * devices
     padding = (count * per_chunk - units) * group
 
     def spread(x: Array) -> Array:

@@ -68,6 +68,7 @@ class ClippedGrad:
     group: int = 1
     memory: int | None = None
     loss_scale: float = 1.0
+    devices: int = 1
 
     @property
     def sensitivity(self) -> float:
@@ -121,8 +122,13 @@ class ClippedGrad:
         def one(data: list[Any], keep: Any) -> Clipped:
             return _sum(plan, coefficients, leaves, data, keep, self.loss_scale)
 
-        chunk = chunk_size(plan, size, self.memory)
-        out = one(data, keep) if chunk >= size else in_chunks(one, data, keep, chunk, self.group)
+        # A batch that cannot be shared out evenly is taken as if all were on one device.
+        devices = self.devices if size % (self.devices * self.group) == 0 else 1
+        chunk = devices * chunk_size(plan, size // devices, self.memory)
+        if chunk >= size:
+            out = one(data, keep)
+        else:
+            out = in_chunks(one, data, keep, chunk, self.group, devices)
         return out._replace(
             grads=jax.tree.unflatten(treedef, out.grads),
             aux=jax.tree.unflatten(aux, out.aux) if self.has_aux else None,
@@ -151,6 +157,7 @@ def clipped_grad(
     group: int = 1,
     memory: int | None = None,
     loss_scale: float = 1.0,
+    devices: int = 1,
 ) -> ClippedGrad:
     """A function that sums clipped per-example gradients of `loss`.
 
@@ -194,9 +201,11 @@ def clipped_grad(
         by chunks of the batch; by default about twice what the ordinary gradient needs.
       loss_scale: a factor on the loss that keeps gradients in float16 from vanishing
         (Micikevicius et al. 2018, arXiv 1710.03740); what is returned is of the loss itself.
+      devices: among how many the batch is shared out; `memory` is that of each of them.
 
     Raises:
-      InputError: if `clip`, `group`, `memory` or `loss_scale` is not a positive (whole) number.
+      InputError: if `clip`, `group`, `memory`, `loss_scale` or `devices` is not a positive
+        (whole) number.
     """
     if not callable(loss):
         raise InputError(f"loss must be a function loss(params, *example), got {loss!r}")
@@ -207,7 +216,8 @@ def clipped_grad(
     scale, rule, group = positive("loss_scale", loss_scale), as_rule(clip), whole("group", group)
     if rule.group > 1 and group not in (1, rule.group):
         raise InputError(f"group={group} is not that of clip={rule!r}; leave it out")
-    return ClippedGrad(loss, rule, bool(has_aux), max(group, rule.group), memory, scale)
+    group, devices = max(group, rule.group), whole("devices", devices)
+    return ClippedGrad(loss, rule, bool(has_aux), group, memory, scale, devices)
 
 
 def _sum(

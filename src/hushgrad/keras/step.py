@@ -44,10 +44,14 @@ class Step:
       mechanism: whose clip and noise.
       loss_scale: for float16.
       compiled: False to run operation by operation, as `run_eagerly` asks.
+      devices: among how many a block is shared out.
     """
 
-    def __init__(self, model: Any, mechanism: Mechanism, loss_scale: float, compiled: bool) -> None:
+    def __init__(
+        self, model: Any, mechanism: Mechanism, loss_scale: float, compiled: bool, devices: int
+    ) -> None:
         self._model, self._mechanism, self._loss_scale = model, mechanism, loss_scale
+        self._devices = devices
         self.sum: Callable[..., Any] = self._sum
         self.release: Callable[..., Any] = self._release
         self.zeros: Callable[..., Any] = self._zeros
@@ -90,6 +94,7 @@ class Step:
             self._mechanism.clip,
             has_aux=True,
             loss_scale=self._loss_scale,
+            devices=self._devices,
         )
         params = named(model, trainable)
         out = clipped(params, *block, mask=mask, norm=norm)

@@ -397,10 +397,10 @@ class PrivateTrainer(_Model):
 
     def _compiled(self, session: Session) -> Step:
         """The step's functions, which do not depend on how many steps there are."""
-        m = session.mechanism.after(1)
-        facts = m.clip, m.noise_multiplier, m.batch_size, m.strategy
+        m, devices = session.mechanism.after(1), shards()
+        facts = m.clip, m.noise_multiplier, m.batch_size, m.strategy, devices
         if facts not in self._steps:
-            self._steps[facts] = Step(self, m, self._loss_scale, not self.run_eagerly)
+            self._steps[facts] = Step(self, m, self._loss_scale, not self.run_eagerly, devices)
         return self._steps[facts]
 
 

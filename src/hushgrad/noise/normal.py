@@ -25,9 +25,11 @@ __all__ = ["COUNT_STREAM", "Wanted", "standard_normal", "standard_normals"]
 # Of the noise on a step's count of clipped gradients; leaves have the streams from 0 up.
 COUNT_STREAM = 2**32 - 1
 _PER_BLOCK = 8
-_AT_ONCE, _LONG = 2048, 256
+_AT_ONCE, _LONG, _LONGEST = 2048, 256, 2047
 # Arrays of so many numbers at most are made together.
 _SMALL = 2**16
+# The same on a mesh, where larger ones may be shared out.
+_SMALL_PIECE = 2**10
 
 
 class Wanted(NamedTuple):
@@ -69,8 +71,10 @@ def standard_normals(
     """What `standard_normal` gives for each, in a program that is smaller than all of them."""
     found: list[Any] = [None] * len(wanted)
     small: dict[jnp.dtype, list[int]] = {}
+    # What is shared out over devices is made where it is; to put it together would move it.
+    most = _SMALL if _one_device() else _SMALL_PIECE
     for number, (_, shape, dtype) in enumerate(wanted):
-        if math.prod(shape) <= _SMALL:
+        if math.prod(shape) <= most:
             small.setdefault(dtype, []).append(number)
         else:
             found[number] = _alone(key, wanted[number], draw)
@@ -85,7 +89,7 @@ def _alone(key: Array, wanted: Wanted, draw: Any) -> Array:
     lead, row = _rows(wanted.shape)
     width, nonce = -(-row // _PER_BLOCK), (wanted.stream, draw)
     rows, group = math.prod(lead), max(1, _AT_ONCE // width)
-    if not _one_cpu() or rows <= group:
+    if not (_one_device() and jax.default_backend() == "cpu") or rows <= group:
         # Numbered by place, so that devices which share out an array each make their own.
         return _shaped(_of_blocks(key, nonce, _numbers((*lead, width)), wanted.dtype), wanted.shape)
     # So many rows at once stay in a processor's cache.
@@ -118,8 +122,10 @@ def _together(key: Array, wanted: Sequence[Wanted], draw: Any) -> list[Array]:
     return found
 
 
-def _one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+def _one_device() -> bool:
+    """Whether no mesh is set (`jax.set_mesh`), so that the program may be for one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
 
 
 def _shaped(normals: Float[Array, "... 8 width"], shape: tuple[int, ...]) -> Array:
@@ -132,12 +138,19 @@ def _shaped(normals: Float[Array, "... 8 width"], shape: tuple[int, ...]) -> Arr
 
 
 def _rows(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """The first axes, and the product of the last: those that make a row long enough."""
+    """The first axes, and the product of the last: those that make a row long enough.
+
+    Rows that are longer are halved, so that devices may share out the last axis too.
+    """
     axis, row = len(shape), 1
     while axis and row < _LONG:
         axis -= 1
         row *= shape[axis]
-    return shape[:axis], row
+    whole = row
+    while row % 2 == 0 and row > _LONGEST:
+        row //= 2
+    lead = shape[:axis]
+    return (lead, row) if row == whole else ((*lead, whole // row), row)
 
 
 def _numbers(shape: tuple[int, ...]) -> UInt32[Array, "..."]:

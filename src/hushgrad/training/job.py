@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Generator
 from typing import Any
@@ -51,7 +52,10 @@ class Job:
         self.source, self.block_size, self.options = source, block_size, options
         self.layout, self._rows = layout, layout.rounded(block_size)
         loss = source.loss(loss)
-        self._clipped = {m.clip: clipped_grad(loss, m.clip) for m in mechanism.phases}
+        devices = layout.shards
+        self._clipped = {
+            m.clip: clipped_grad(loss, m.clip, devices=devices) for m in mechanism.phases
+        }
         # What is compiled does not depend on how many steps there are.
         self._one = {m: m.after(1) for m in mechanism.phases}
         self._mine = layout.mine(self._rows)
@@ -112,14 +116,14 @@ class Job:
         return [program for phase in kinds for program in self._trace(phase, state)]
 
     def _trace(self, phase: Mechanism, state: State) -> list[Any]:
-        clipped, average = self._clipped[phase.clip], self.options.average
-        # Wherever the arrays are: the same run may go on on other devices.
+        # As on one device, wherever the arrays are: the same run may go on on other devices.
+        clipped = dataclasses.replace(self._clipped[phase.clip], devices=1)
+        average = self.options.average
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
         noise = jax.eval_shape(lambda s: phase.noise(s.norm).init(s.params), state)
         state = state._replace(noise=noise)
-        # And whoever reads them.
         first = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((self._rows, *x.shape[1:]), x.dtype), self._first
+            lambda x: jax.ShapeDtypeStruct((self.block_size, *x.shape[1:]), x.dtype), self._first
         )
         sums = jax.eval_shape(lambda s, b, m: empty_sums(clipped, s.params, b, m), state, *first)
         key = jax.ShapeDtypeStruct((8,), jnp.uint32)

@@ -159,10 +159,10 @@ def fsdp(params: PyTree[Any], mesh: Mesh, axis: str = "data") -> PyTree[Array]:
     run = hg.train(loss, hg.fsdp(params, mesh), data, m, mesh=mesh, ...)
     ```
 
-    Each array is cut along its longest axis that the devices divide, and stays whole on each
-    device where there is none or it is small. So are its gradients, the noise, and what the
-    optimizer and checkpoints hold of it ("fully sharded data parallel", Rajbhandari et al. 2020,
-    arXiv 1910.02054).
+    Each array is cut along its longest axis that the devices divide, the last only where no
+    other is left, and stays whole on each device where there is none or it is small. So are
+    its gradients, the noise, and what the optimizer and checkpoints hold of it ("fully sharded
+    data parallel", Rajbhandari et al. 2020, arXiv 1910.02054).
 
     Raises:
       InputError: if the mesh has no such axis.
@@ -176,7 +176,9 @@ def fsdp(params: PyTree[Any], mesh: Mesh, axis: str = "data") -> PyTree[Array]:
         fitting = [n for n, size in enumerate(leaf.shape) if size % count == 0 and size]
         spec: list[str | None] = [None] * leaf.ndim
         if fitting and leaf.size >= _SMALL:
-            spec[max(fitting, key=lambda n: leaf.shape[n])] = axis
+            # Noise is made in pieces of rows, which the last axis would cut.
+            earlier = [n for n in fitting if n < leaf.ndim - 1]
+            spec[max(earlier or fitting, key=lambda n: leaf.shape[n])] = axis
         return _put(leaf, NamedSharding(mesh, PartitionSpec(*spec)))
 
     return jax.tree.map(placed, params)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,7 @@ __all__ = [
     "empty_sums",
     "initial_state",
     "noised",
+    "on_mesh",
     "release",
 ]
 
@@ -178,9 +181,10 @@ def release(
     `hushgrad.clip.Adaptive` for the proof where the count is released too; other
     rules do not look at it.)
     """
-    mean, norm, noise_state = noised(
-        mechanism, state.params, grads, centred_bits, state.norm, state.noise, key
-    )
+    with on_mesh(places):
+        mean, norm, noise_state = noised(
+            mechanism, state.params, grads, centred_bits, state.norm, state.noise, key
+        )
     updates, optimizer_state = optimizer.update(mean, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     kept = None
@@ -240,6 +244,13 @@ def _kept(tree: PyTree[Array], places: Places) -> PyTree[Array]:
     leaves, structure = jax.tree.flatten(tree)
     held = [jax.lax.with_sharding_constraint(x, p) for x, p in zip(leaves, places, strict=True)]
     return jax.tree.unflatten(structure, held)
+
+
+def on_mesh(places: Places) -> AbstractContextManager[Any]:
+    """Where noise is made by each device for its own part."""
+    if not places:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(places[0].mesh.abstract_mesh)
 
 
 def _floating(params: PyTree[Array]) -> PyTree[Array]:
