@@ -54,7 +54,7 @@ def train(layout, mechanism, name, kill=None):
         seed=1,
         mesh=mesh,
         callback=callback,
-        options=hg.Options(average=0.9, checkpoint_every=4),
+        options=hg.Options(average=0.9, checkpoint_every=4, block_size=51),
     )
 
 
