@@ -103,6 +103,18 @@ def test_chunks_change_nothing(chunk, group, devices, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_devices_change_nothing_where_norms_are_huge():
+    """Those are found again a few at a time on each device."""
+    w, x = rand(0, 6, 5), rand(1, 64, 3, 6).at[jnp.array([3, 40])].multiply(1e25)
+
+    def loss(w, x):
+        return jnp.sum((x @ w) ** 2)
+
+    one, four = (hg.clipped_grad(loss, 0.5, devices=n)(w, x) for n in (1, 4))
+    assert float(jnp.max(one.norms)) > 1e40 or bool(jnp.isinf(jnp.max(one.norms)))
+    jax.tree.map(np.testing.assert_array_equal, one, four)
+
+
 def test_memory_bounds_the_step(monkeypatch):
     from hushgrad.gradients import clipped
 

@@ -7,6 +7,7 @@ MECHANISM" to be killed on the first.
 import functools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from language import MECHANISMS, data, loss, start, tensor, told
 
 import hushgrad as hg
 from hushgrad.training.layout import Layout
-from hushgrad.training.step import on_mesh
+from hushgrad.training.step import accumulate, empty_sums, on_mesh
 
 folder, wanted = Path(sys.argv[1]), [run.split() for run in sys.argv[2:]]
 flat, square = jax.make_mesh((8,), ("data",)), jax.make_mesh((2, 4), ("batch", "model"))
@@ -72,6 +73,18 @@ def work_of_noise(params):
     return program.compile().cost_analysis()["flops"]
 
 
+def collectives():
+    """What devices exchange to add up their examples' gradients, parameters on each."""
+    layout, clipped = Layout(flat), hg.clipped_grad(loss, 1.0, devices=8)
+    params, rows = layout.params(start), [np.resize(a, (256, *a.shape[1:])) for a in data]
+    batch, mask = layout.batch((tuple(rows), np.ones(256, bool)), 256)
+    places = layout.places(params)
+    sums = empty_sums(clipped, params, batch, mask, places)
+    lowered = accumulate.lower(clipped, params, sums, batch, mask, None, places)
+    kinds = r" (all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute)(?:-start)?\("
+    return sorted(set(re.findall(kinds, lowered.compile().as_text())))
+
+
 results, keys = {}, []
 noise_key = hg.training.secret.RunSecret.noise_key
 hg.training.secret.RunSecret.noise_key = functools.wraps(noise_key)(
@@ -93,5 +106,6 @@ for *layouts, mechanism in wanted:
 matrix = {"kernel": np.zeros((256, 384), np.float32)}
 layouts = [Layout(flat).params(params) for params in (matrix, hg.fsdp(matrix, flat))]
 works = [work_of_noise(params) for params in layouts]
+results["sums"] = collectives()
 results["noise"] = {"share": works[1] / works[0]}
 print(json.dumps(results))

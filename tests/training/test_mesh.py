@@ -48,7 +48,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def result(name):
-        if name in [*QUICK, "noise"]:
+        if name in [*QUICK, "noise", "sums"]:
             return made(folder / "quick", tuple(QUICK))[name]
         return made(folder / "more", tuple(MORE))[name]
 
@@ -89,6 +89,11 @@ def test_a_run_that_goes_on_elsewhere_repeats_no_step(results, name):
 def test_each_device_draws_its_part_of_the_noise(results):
     # Of a matrix on eight devices; a little more where rows do not fill blocks.
     assert results("noise")["share"] < 1.05 / 8
+
+
+def test_examples_stay_on_their_devices(results):
+    """Sums alone go round, nothing that an example was seen as, in the rare branches neither."""
+    assert results("sums") == ["all-reduce"]
 
 
 def test_the_same_run_is_found_on_any_number_of_devices(results, tmp_path, tmp_path_factory):

@@ -116,14 +116,14 @@ class ClippedGrad:
         shapes = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in data]
         example = jax.tree.unflatten(structure, shapes)
         program, aux = traced(self._scaled, params, example, self.has_aux)
-        plan = make_plan(program, self.clip.parts(params), self.group)
+        # A batch that cannot be shared out evenly is taken as if all were on one device.
+        devices = self.devices if size % (self.devices * self.group) == 0 else 1
+        plan = make_plan(program, self.clip.parts(params), self.group, devices)
         coefficients = functools.partial(self.clip.coefficients, norm=self.clip.current(norm))
 
         def one(data: list[Any], keep: Any) -> Clipped:
             return _sum(plan, coefficients, leaves, data, keep, self.loss_scale)
 
-        # A batch that cannot be shared out evenly is taken as if all were on one device.
-        devices = self.devices if size % (self.devices * self.group) == 0 else 1
         chunk = devices * chunk_size(plan, size // devices, self.memory)
         if chunk >= size:
             out = one(data, keep)

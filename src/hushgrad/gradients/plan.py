@@ -95,6 +95,7 @@ class Plan:
       parts: for each parameter, the number of its part.
       paths: how the sites' values are made of parameters.
       group: how many examples are clipped as one.
+      devices: among how many the examples are shared out.
     """
 
     program: Program
@@ -103,6 +104,7 @@ class Plan:
     parts: tuple[int, ...]
     paths: Paths
     group: int
+    devices: int = 1
 
     @functools.cached_property
     def ruled(self) -> frozenset[int]:
@@ -145,19 +147,22 @@ class Plan:
         return value, tuple(r for r in home if isinstance(program.regions[r], Loop))
 
 
-def make_plan(program: Program, parts: Sequence[int] | None = None, group: int = 1) -> Plan:
+def make_plan(
+    program: Program, parts: Sequence[int] | None = None, group: int = 1, devices: int = 1
+) -> Plan:
     """Finds the sites of a program and the way to each gradient norm.
 
     Args:
       program: a traced loss.
       parts: for each parameter, the number of the part whose norm is bounded alone.
       group: how many examples are clipped as one.
+      devices: among how many they are shared out.
     """
     parts = tuple(parts or (0,) * len(program.parameters))
     paths = Paths(program)
     sites = tuple(_sites(program))
     clusters = tuple(_clusters(sites, paths, parts, group))
-    return Plan(program, sites, clusters, parts, paths, group)
+    return Plan(program, sites, clusters, parts, paths, group, devices)
 
 
 def _sites(program: Program) -> list[Site]:

@@ -144,12 +144,22 @@ def _ghost(plan: Plan, cluster: Cluster, taps: Sequence[Tap]) -> tuple[Array, Ar
     def rescue(known: tuple[Array, Array], seen: list[Tap]) -> tuple[Array, Array]:
         # Rare, so only memory matters: a few units at a time. The others keep their
         # numbers to the bit: what one unit adds never depends on another.
-        better = lax.map(jax.vmap(rescaled), seen, batch_size=_FEW)
+        better = _few_at_once(jax.vmap(rescaled), seen, _FEW, plan.devices)
         return jax.tree.map(lambda new, old: jnp.where(huge, new, old), better, known)
 
     norms = (found.squared, found.slack)
     squared, slack = lax.cond(jnp.any(huge), rescue, lambda known, _: known, norms, seen)
     return jnp.sum(squared, axis=1), jnp.sum(slack, axis=1)
+
+
+def _few_at_once(one: Callable[[Any], Any], units: Any, few: int, devices: int) -> Any:
+    """`one` of each unit, few at a time on each of the devices that they are shared out over."""
+    count = len(jax.tree.leaves(units)[0])
+    if devices == 1 or count % devices:
+        return lax.map(one, units, batch_size=few)
+    own = jax.tree.map(lambda x: x.reshape(devices, count // devices, *x.shape[1:]), units)
+    made = jax.vmap(lambda part: lax.map(one, part, batch_size=few))(own)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), made)
 
 
 def _factors(site: Site, tap: Tap, swap: bool) -> Factors:
@@ -163,10 +173,10 @@ def _at_site(plan: Plan, number: int, taps: Sequence[Tap]) -> Float[Array, "unit
     site, tap = plan.sites[number], taps[number]
     build = jax.vmap(site.rule.gradient)
     few = site.rule.at_once(jax.default_backend())
-    if few is None or few >= len(tap.gradient):
+    if few is None or few * plan.devices >= len(tap.gradient):
         gradient = jax.vmap(build)(tap.records, tap.gradient)
     else:
-        gradient = lax.map(lambda seen: build(*seen), tuple(tap), batch_size=few)
+        gradient = _few_at_once(lambda seen: build(*seen), tuple(tap), few, plan.devices)
     return gradient.reshape(gradient.shape[0], *plan.program.avals[site.value].shape)
 
 
