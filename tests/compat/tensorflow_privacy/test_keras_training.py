@@ -47,7 +47,7 @@ def classifier(width=8):
     "name",
     [
         "DPKerasSGDOptimizer",
-        "DPKerasAdamOptimizer",
+        pytest.param("DPKerasAdamOptimizer", marks=pytest.mark.slow),
         pytest.param("DPKerasAdagradOptimizer", marks=pytest.mark.slow),
     ],
 )
