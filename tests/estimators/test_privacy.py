@@ -181,7 +181,7 @@ def test_a_fit_that_breaks_gives_back_what_it_did_not_spend(records, budget, mon
     def broken(self, step, mark):
         raise OSError("no space left")
 
-    monkeypatch.setattr("hushgrad.training.loop._Running._charge", broken)
+    monkeypatch.setattr("hushgrad.training.shared.SharedLedger.charge", broken)
     model = DPLogisticRegression(**QUICK, classes=[0, 1], budget=budget)
     with pytest.raises(OSError, match="no space"):
         model.fit(x, y)
@@ -285,7 +285,7 @@ def test_a_fit_that_goes_on_estimates_nothing_again(records, tmp_path, budget, m
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hushgrad.training.loop._Running._charge", broken)
+        patched.setattr("hushgrad.training.shared.SharedLedger.charge", broken)
         with pytest.raises(OSError, match="no space"):
             model.fit(x, y)
     model.fit(x, y)

@@ -93,14 +93,18 @@ def train(
       mesh: of devices. Examples are shared out along its axis "data" or "batch"; parameters
         that were put on it stay where they are (`hg.fsdp`), and all others are on each. There
         sums are added up in an order of their own, so a run that goes on does not repeat the
-        steps after its last checkpoint: they stay charged, and what they learned is lost.
+        steps after its last checkpoint: they stay charged, and what they learned is lost. After
+        `jax.distributed.initialize` all processes make the same call, on a mesh of all devices
+        and a directory that all share: each reads its part of a batch, and one keeps the ledger.
 
     Raises:
       InputError, DataError: if an argument or the data is wrong; nothing has been spent.
       BudgetError: if the budget does not hold the run; nothing has been spent.
       ResumeError: if the directory holds a run that this call may not continue.
       LedgerError, StorageError: if nothing more can be written; mended, the call goes on.
-      KeyboardInterrupt: after Ctrl-C, once the step is finished and saved.
+      ProcessError: if another process failed or is gone; begun again, all go on.
+      KeyboardInterrupt: after Ctrl-C, once the step is finished and saved; of many processes,
+        also after SIGTERM.
     """
     team = Team()
     with team.alike() as facts:

@@ -33,7 +33,8 @@ class Run:
     """A finished run.
 
     Attributes:
-      params: the trained parameters; safe to publish under the statement.
+      params: the trained parameters; safe to publish under the statement. Where several
+        processes made them each may have a part: `export` writes them whole.
       mechanism: what ran.
       steps: how many steps were charged and released.
       directory: where its ledger and checkpoints are.
