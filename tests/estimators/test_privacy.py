@@ -178,7 +178,7 @@ def test_a_budget_that_cannot_hold_a_fit_stops_it(records, budget):
 def test_a_fit_that_breaks_gives_back_what_it_did_not_spend(records, budget, monkeypatch):
     x, y = records
 
-    def broken(self, step, mark):
+    def broken(self, step, mark, failure):
         raise OSError("no space left")
 
     monkeypatch.setattr("hushgrad.training.shared.SharedLedger.charge", broken)
@@ -281,7 +281,7 @@ def test_a_fit_that_goes_on_estimates_nothing_again(records, tmp_path, budget, m
     facts = {**QUICK, "bounds": None, "bounds_fraction": 0.5, "epsilon": 4.0}
     model = DPLogisticRegression(**facts, classes=[0, 1], directory=tmp_path / "run", budget=budget)
 
-    def broken(self, step, mark):
+    def broken(self, step, mark, failure):
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:

@@ -17,6 +17,7 @@ from hushgrad.keras.trainer import PrivateTrainer
 from hushgrad.noise import gaussian
 from hushgrad.training.ledger import Ledger
 from hushgrad.training.secret import RunSecret
+from hushgrad.training.team import Team
 
 SEED = 3
 
@@ -325,7 +326,7 @@ def test_the_account_counts_under_what_covers_all(other, relation):
     second = hg.dp_sgd(**facts, steps=2, noise_multiplier=2.0, sampling=other)
     account = Account(None, 1e-3)
     for m in (coins, second):
-        account.open(m)
+        account.open(m, Team(), ())
         for step in range(m.steps):
             account.charge(step)
         account.close()

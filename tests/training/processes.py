@@ -128,6 +128,40 @@ def failing(scene):
     return told(train(scene)) | {"failed": failed}
 
 
+class Torn(Recorded):
+    """Examples that one process can no longer read after a while."""
+
+    torn = index == count - 1
+
+    def __getitem__(self, number):
+        if self.torn and len(self.read) > 40:
+            raise OSError("by hand")
+        return super().__getitem__(number)
+
+
+def unreadable(scene):
+    """A file system of one process fails: all stop, and go on with the same call."""
+    torn, released = Torn(), []
+    release = Job.released
+
+    def releasing(self, state, sums, secret, step):
+        released.append(step)
+        return release(self, state, sums, secret, step)
+
+    Job.released = releasing
+    try:
+        train(scene, data=torn)
+    except (OSError, HushgradError) as error:
+        failed = f"{type(error).__name__}: {error}"
+    finally:
+        Job.released = release
+    with sqlite3.connect(f"file:{folder}/{scene}/ledger.sqlite?mode=ro", uri=True) as file:
+        rows = file.execute("select count(*) from entries where kind = 'charge'").fetchone()
+    torn.torn = False
+    facts = {"failed": failed, "charged": rows[0], "released": len(released)}
+    return told(train(scene, data=torn)) | facts
+
+
 def interrupted(scene, name):
     """A signal to one process."""
 
@@ -232,6 +266,7 @@ SCENES = {
         parts,
         stopped,
         failing,
+        unreadable,
         interrupted,
         killed,
         resumed,

@@ -1,52 +1,15 @@
 """Several processes: one run, one ledger, and no release that it does not show."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import launched
 
 SCRIPT = Path(__file__).with_name("processes.py")
 TWO = ["trained fsdp poisson", "charged", "parts", "stopped", "failing", "interrupted SIGINT"]
-TWO += ["exported", "refused", "killed fsdp tree"]
+TWO += ["exported", "unreadable", "refused", "killed fsdp tree"]
 ONE = ["trained data poisson", "parts", "resumed fsdp tree"]
-
-
-def launched(count, folder, scenes):
-    """What each of so many processes says of each scene."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, str(SCRIPT), str(port), str(count)]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    running = [
-        subprocess.Popen(
-            [*command, str(index), str(folder), *scenes],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    try:
-        told = [process.communicate(timeout=400)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    # The last dies where it is to be killed.
-    dies = any(scene.startswith("killed") for scene in scenes)
-    expected = [0] * (count - 1) + [7 if dies else 0]
-    codes = [process.returncode for process in running]
-    assert codes == expected, "\n".join(told)
-    return [json.loads((folder / f"{i} of {count}.json").read_text()) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +19,23 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    return launched(2, folder, TWO)
+    return launched(SCRIPT, 2, folder, TWO)
 
 
 @pytest.fixture(scope="module")
 def one(two, folder):
     # After the two, whose run it goes on with.
-    return launched(1, folder, ONE)[0]
+    return launched(SCRIPT, 1, folder, ONE)[0]
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
     folder = tmp_path_factory.mktemp("four")
     scenes = ["trained tensor poisson", "trained data poisson", "trained fsdp adaptive"]
-    first = launched(4, folder, [*scenes, "trained fsdp tree", "killed fsdp tree"])
-    again = launched(2, folder, ["resumed fsdp tree", "trained data adaptive", "trained data tree"])
+    first = launched(SCRIPT, 4, folder, [*scenes, "trained fsdp tree", "killed fsdp tree"])
+    again = launched(
+        SCRIPT, 2, folder, ["resumed fsdp tree", "trained data adaptive", "trained data tree"]
+    )
     return first[0], again[0]
 
 
@@ -115,6 +80,17 @@ def test_an_error_on_one_process_stops_all_and_the_call_goes_on(one, two):
     assert failed[1] == "ZeroDivisionError: by hand"
     assert two[0]["failing"]["epsilon"] == one["trained data poisson"]["epsilon"]
     assert two[0]["failing"]["values"] == two[1]["failing"]["values"]
+
+
+def test_rows_that_one_process_cannot_read_stop_all_before_the_release(one, two):
+    failed = [told["unreadable"].pop("failed") for told in two]
+    assert failed[0] == "ProcessError: process 1 failed (OSError: by hand); mend it there"
+    assert failed[1] == "OSError: by hand"
+    for told in two:
+        # What one could read was never released: the steps before are those of the whole run.
+        assert told["unreadable"]["steps"] == 9
+        assert told["unreadable"]["charged"] == told["unreadable"]["released"] + 1
+        assert told["unreadable"]["epsilon"] == one["trained data poisson"]["epsilon"]
 
 
 def test_ctrl_c_at_one_process_saves_and_stops_all(one, two):
@@ -180,7 +156,7 @@ def test_two_processes_go_on_where_one_of_four_died(four):
 @pytest.mark.slow
 def test_to_end_one_process_saves_and_stops_all(one, tmp_path):
     # In processes of their own: JAX has them stop at that step ever after.
-    two = launched(2, tmp_path, ["interrupted SIGTERM"])
+    two = launched(SCRIPT, 2, tmp_path, ["interrupted SIGTERM"])
     stopped = [told["interrupted SIGTERM"]["failed"] for told in two]
     # All at one step; JAX chooses it.
     assert stopped[0].startswith("Interrupted: interrupted after step")

@@ -12,13 +12,16 @@ import platformdirs
 
 from hushgrad import accounting
 from hushgrad._check import fraction, positive
+from hushgrad._version import __version__
 from hushgrad.errors import BudgetError, LedgerError, ResumeError, StorageError
 from hushgrad.keras.history import History, Spent, strongest
 from hushgrad.mechanism import Mechanism
 from hushgrad.schedule import Schedule
-from hushgrad.training import Budget, Reservation
-from hushgrad.training.ledger import Ledger
+from hushgrad.training import Budget
+from hushgrad.training.data import fingerprint
 from hushgrad.training.secret import RunSecret
+from hushgrad.training.shared import SharedLedger, shared_secret
+from hushgrad.training.team import Team
 
 __all__ = ["Account", "default_ledger"]
 
@@ -81,10 +84,10 @@ class Account:
             self.budget = budget
         else:
             self._budget = None
-        self._seed = None if seed is None else RunSecret.from_seed(seed)
+        self._seed, self._number = None if seed is None else RunSecret.from_seed(seed), seed
         self._mechanism: Mechanism | None = None
         self._allowed = 0
-        self._open: tuple[Ledger, Reservation | None] | None = None
+        self._open: SharedLedger | None = None
 
     @property
     def budget(self) -> Budget | None:
@@ -183,43 +186,39 @@ class Account:
             steps *= 4
         return before.steps + room
 
-    def open(self, mechanism: Mechanism) -> RunSecret:
+    def open(self, mechanism: Mechanism, team: Team, content: Any) -> RunSecret:
         """Begins to spend on a mechanism; gives the secret of its batches and noise.
+
+        Args:
+          mechanism: what is to be released.
+          team: the processes that release it together; the first keeps ledger and budget.
+          content: arrays that they must all hold alike.
 
         Raises:
           BudgetError: if the limit or the data set's budget does not hold all its steps;
             nothing has been spent.
           LedgerError: if there is no ledger to charge to.
+          InputError: if the calls of several processes differ.
         """
-        room = self.room(mechanism)
-        if room < mechanism.steps:
-            raise BudgetError(
-                f"epsilon={self.limit:g} at delta={self.delta:g} holds {room:,} of the "
-                f"{mechanism.steps:,} steps asked for ({self.epsilon():.4g} is spent): train fewer "
-                "epochs, plan all of them in one fit, or use more noise"
-            )
-        if self._wanted is not None:
-            raise BudgetError(
-                f"this model was saved under the budget {self._wanted!r}: set "
-                "private.account.budget = hg.Budget(...), or None to go on without one"
-            )
-        name, path = uuid.uuid4().hex, default_ledger() if self.ledger is None else self.ledger
-        ledger, held = _ledger(path, name, mechanism), None
-        try:
-            if self._budget is not None:
-                held = self._budget.reserve(mechanism, name, directory=str(path))
-        except BaseException:
-            ledger.close()
-            raise
-        self._open, self._mechanism = (ledger, held), mechanism
-        self.history.begin(mechanism)
+        with team.alike() as facts:
+            facts |= self._facts(mechanism)
+            self._check_room(mechanism)
+        secret = shared_secret(team, self._secret)
+        assert secret is not None
+        if team.size > 1:
+            with team.alike() as facts:
+                facts["a keyed hash of the data"] = fingerprint(content, secret)
+        # One for all: who loads weights that another process saved knows whose they are.
+        name = team.first(lambda: uuid.uuid4().hex)
+        self._open, self._mechanism = self._ledger(mechanism, team, name), mechanism
+        self.history.begin(mechanism, name)
         self._allowed = mechanism.steps
-        if self._seed is None:
-            return RunSecret.fresh()
-        return RunSecret(self._seed.derive("fit", self.history.opened))
+        return secret
 
-    def charge(self, step: int) -> None:
+    def charge(self, step: int, failure: Exception | None = None) -> None:
         """Charges a step of the mechanism that is open, durably, before its release.
+
+        Where this process failed to read its part of the batch, it fails on all.
 
         Raises:
           BudgetError, LedgerError: if it must not be released.
@@ -229,23 +228,14 @@ class Account:
                 f"{self._allowed:,} steps were planned and are within the limit: no other may be "
                 "released; plan more in another fit"
             )
-        ledger, held = self._open
-        if held is not None:
-            held.charge(step + 1)
-        ledger.charge(step)
+        self._open.charge(step, failure=failure)
         self.history.charge()
 
     def close(self) -> None:
         """Ends what is open; what was reserved and not charged is given back."""
-        if self._open is None:
-            return
-        (ledger, held), self._open = self._open, None
-        try:
-            ledger.finish(ledger.charged)
-            if held is not None:
-                held.finish(ledger.charged)
-        finally:
-            ledger.close()
+        ledger, self._open = self._open, None
+        if ledger is not None:
+            ledger.end()
 
     def take_over(self, before: Mapping[str, Any]) -> None:
         """Weights were loaded that had cost what `to_dict` wrote."""
@@ -253,7 +243,7 @@ class Account:
         if self.delta is None:
             self.delta = before["delta"]
         if self._open is not None and self._mechanism is not None:
-            made = self._open[0].charged
+            made = self._open.charged
             left = self._mechanism.after(self._allowed - made)
             self._allowed = made + self.room(left)
 
@@ -278,12 +268,53 @@ class Account:
         )
         return "\n\n".join([head, *told])
 
+    def _facts(self, mechanism: Mechanism) -> dict[str, Any]:
+        """What several processes must agree on, by name."""
+        return {
+            "mechanism": mechanism.to_dict(),
+            "seed": self._number,
+            "epsilon": self.limit,
+            "budget": None if self._budget is None else self._budget.name,
+            "what was spent before": [[s.mechanism.to_dict(), s.steps] for s in self.spent],
+            "version of hushgrad": __version__,
+        }
 
-def _ledger(path: Path, name: str, mechanism: Mechanism) -> Ledger:
-    try:
-        return Ledger(path, name, mechanism.to_dict())
-    except ResumeError as error:
-        raise LedgerError(
-            f"{str(path)!r} cannot be charged to, so nothing is trained "
-            f"({error.__cause__ or error}); name another file in privatize(ledger=...)"
-        ) from error
+    def _check_room(self, mechanism: Mechanism) -> None:
+        room = self.room(mechanism)
+        if room < mechanism.steps:
+            raise BudgetError(
+                f"epsilon={self.limit:g} at delta={self.delta:g} holds {room:,} of the "
+                f"{mechanism.steps:,} steps asked for ({self.epsilon():.4g} is spent): train fewer "
+                "epochs, plan all of them in one fit, or use more noise"
+            )
+        if self._wanted is not None:
+            raise BudgetError(
+                f"this model was saved under the budget {self._wanted!r}: set "
+                "private.account.budget = hg.Budget(...), or None to go on without one"
+            )
+
+    def _secret(self) -> RunSecret:
+        """Of what is opened next."""
+        if self._seed is None:
+            return RunSecret.fresh()
+        return RunSecret(self._seed.derive("fit", self.history.opened + 1))
+
+    def _ledger(self, mechanism: Mechanism, team: Team, name: str) -> SharedLedger:
+        """A run's ledger, and what it may take of the budget."""
+        default = self.ledger is None
+        path = team.first(lambda: str(default_ledger() if default else self.ledger))
+        try:
+            ledger = SharedLedger(team, Path(path), name, mechanism.to_dict())
+        except ResumeError as error:
+            raise LedgerError(
+                f"{path!r} cannot be charged to, so nothing is trained "
+                f"({error.__cause__ or error}); name another file in privatize(ledger=...)"
+            ) from error
+        budget = self._budget
+        try:
+            if budget is not None:
+                ledger.hold(lambda: budget.reserve(mechanism, name, directory=path))
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger

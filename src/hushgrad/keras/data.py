@@ -35,6 +35,9 @@ class Rows(Source):
         # As Keras's own fit has it, or as the data come.
         self.batch_size = getattr(examples, "batch_size", 32)
         self.size, self.content, self.hashed = examples.size, examples.content, True
+        weights = sorted((class_weight or {}).items())
+        # All that processes must hold alike.
+        self.told = examples.content, np.array(weights, float)
 
     def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
         """Words of chance, and what is read."""

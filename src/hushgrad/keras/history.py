@@ -82,10 +82,10 @@ class History:
         except InputError:
             return None
 
-    def begin(self, mechanism: Mechanism) -> None:
-        """Another training begins."""
+    def begin(self, mechanism: Mechanism, name: str) -> None:
+        """Another training begins, of a name that no other has."""
         self._ancestors[self._name], self._began_as = self.steps, self._name
-        self._name, self.opened = uuid.uuid4().hex, self.opened + 1
+        self._name, self.opened = name, self.opened + 1
         # The same once more, where each step is drawn for itself, is more of the same.
         alike = isinstance(mechanism.sampling, Poisson | Stream)
         alike = alike and not mechanism.strategy.correlated

@@ -160,6 +160,10 @@ def privatize(
     The model is not changed and its weights are shared. Every update, by `fit` or `train_on_batch`,
     clips each example's gradient, adds noise and is charged, durably, before it is made.
 
+    Under `keras.distribution` batches, sums and noise are shared out as the weights are. After
+    `jax.distributed.initialize` all processes make the same calls: each reads its part of a batch,
+    the first one keeps the ledger and the budget, and what ends `fit` on one ends it on all.
+
     Formal guarantee: all weights ever released, by this private model and by others of the same
     `model`, are (`private.epsilon()`, delta)-differentially private under the sampler's
     neighbouring relation; never more than `epsilon` is spent. What is computed from the data

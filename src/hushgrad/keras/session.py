@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import dp_accounting
 import jax
-import keras
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
@@ -17,14 +16,17 @@ from hushgrad.clip import Flat, Microbatches, Rule
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import Rows, given
+from hushgrad.keras.devices import layout
 from hushgrad.mechanism import Mechanism, planned
 from hushgrad.noise import Independent, Strategy
 from hushgrad.sampling import Poisson, Sampler, Shuffle, Stream, blocks
-from hushgrad.training.draw import Part, parts
+from hushgrad.training.draw import Mine, Part, parts
 from hushgrad.training.feed import ahead
+from hushgrad.training.layout import Layout
 from hushgrad.training.secret import RunSecret
+from hushgrad.training.team import Team
 
-__all__ = ["Drawn", "RowSession", "Session", "Settings", "StreamSession", "shards"]
+__all__ = ["Drawn", "RowSession", "Session", "Settings", "StreamSession"]
 
 _CPU_BLOCK, _BLOCK = 64, 1024
 _READ_AHEAD = 8
@@ -53,12 +55,13 @@ class Settings(NamedTuple):
     microbatches: int | None = None
     strategy: Strategy = Independent()
 
-    def block(self, batch_size: int) -> int:
+    def block(self, batch_size: int, layout: Layout) -> int:
         """Examples that are processed at once: on a CPU, as many as its caches hold."""
         if self.block_size is not None:
-            return -(-self.block_size // shards()) * shards()
+            return layout.rounded(self.block_size)
         most = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
-        whole = shards() * (1 if self.microbatches is None else batch_size // self.microbatches)
+        each = 1 if self.microbatches is None else batch_size // self.microbatches
+        whole = layout.shards * each
         # Devices, and microbatches, have as many examples each.
         return -(-min(most, batch_size) // whole) * whole
 
@@ -86,25 +89,16 @@ class Settings(NamedTuple):
         )
 
 
-def shards() -> int:
-    """Among how many devices Keras divides the examples of a batch."""
-    distribution = keras.distribution.distribution()
-    if distribution is None or distribution.batch_dim_name is None:
-        return 1
-    mesh = distribution.device_mesh
-    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
-
-
 class Drawn(NamedTuple):
     """One step's batch.
 
     Attributes:
-      blocks: of its examples, with their masks.
+      blocks: of its examples, with their masks, where the layout has them.
       key: of its noise.
       charge: charges the step, durably; to be called before its sum is released.
     """
 
-    blocks: Iterator[tuple[tuple[Any, ...], np.ndarray]]
+    blocks: Iterator[tuple[tuple[Any, ...], Any]]
     key: UInt32[np.ndarray, "8"]
     charge: Callable[[], None]
 
@@ -113,6 +107,9 @@ class Session(abc.ABC):
     """A training that is going on.
 
     Attributes:
+      layout: where arrays are.
+      team: the processes that train together.
+      agreed: whether all processes have the same program.
       mechanism: what it releases.
       norm: what an adaptive clip clips to in the next step, else None.
       noise: the state of noise that later steps depend on; None before the first step.
@@ -126,8 +123,10 @@ class Session(abc.ABC):
     nonfinite: Any = 0
     per_epoch: int | None = None
 
-    def __init__(self, account: Account, settings: Settings) -> None:
+    def __init__(self, account: Account, settings: Settings, team: Team) -> None:
         self._account, self._settings = account, settings
+        self.layout, self.team = layout(), team
+        self.agreed = self.team.size == 1
         self._secret: RunSecret | None = None
         self._step, self._shown = 0, (-1, 0.0)
 
@@ -149,22 +148,29 @@ class Session(abc.ABC):
             self._shown = mark, self._account.epsilon_after(mark - self._step)
         return self._shown[1]
 
-    def _open(self, mechanism: Mechanism) -> RunSecret:
-        self._secret = self._account.open(mechanism)
+    def _open(self, mechanism: Mechanism, content: Any = ()) -> RunSecret:
+        self._secret = self._account.open(mechanism, self.team, content)
         if self._step == 0:
-            self.norm = mechanism.clip.init()
+            self.norm = self.layout.params(mechanism.clip.init())
         self.mechanism, self._first, self.noise = mechanism, self._step, None
         return self._secret
 
-    def _drawn(self, made: Iterator[tuple[tuple[Any, ...], np.ndarray]]) -> Drawn:
+    def _drawn(self, made: Iterator[Part], size: int) -> Drawn:
+        """A step's batch, from its blocks of so many rows."""
         assert self._secret is not None
-        number = self._step - self._first
+        number, failure = self._step - self._first, None
+
+        def placed() -> Iterator[tuple[tuple[Any, ...], Any]]:
+            nonlocal failure
+            for part in made:
+                failure = part.failure
+                yield self.layout.batch((part.batch, part.mask), size)
 
         def charge() -> None:
-            self._account.charge(number)
+            self._account.charge(number, failure)
             self._step += 1
 
-        return Drawn(made, self._secret.noise_key(number), charge)
+        return Drawn(placed(), self._secret.noise_key(number), charge)
 
     def _mechanism(
         self, examples: int, batch_size: int, steps: int, sampling: type[Sampler] | None = None
@@ -200,6 +206,7 @@ class RowSession(Session):
     Args:
       account: of the model.
       settings: of the model.
+      team: the processes that train together.
       rows: the data.
       batch_size: expected in a batch.
       steps: in all.
@@ -209,16 +216,27 @@ class RowSession(Session):
     """
 
     def __init__(
-        self, account: Account, settings: Settings, rows: Rows, batch_size: int, steps: int
+        self,
+        account: Account,
+        settings: Settings,
+        team: Team,
+        rows: Rows,
+        batch_size: int,
+        steps: int,
     ) -> None:
-        super().__init__(account, settings)
+        super().__init__(account, settings, team)
         mechanism = self._mechanism(rows.size, batch_size, steps)
-        secret = self._open(mechanism)
-        self._parts = ahead(parts(mechanism, rows, settings.block(batch_size), secret), _READ_AHEAD)
+        self._block = size = settings.block(batch_size, self.layout)
+        mine = self.layout.mine(size)
+        if mine is not None:
+            drawn = rows.drawn(np.zeros(len(mine), np.int64), np.random.default_rng(0))
+            mine = Mine(mine, rows.read(drawn))
+        secret = self._open(mechanism, rows.told)
+        self._parts = ahead(parts(mechanism, rows, size, secret, mine=mine), _READ_AHEAD)
 
     def draw(self, batch: Any) -> Drawn:
         """The next step's batch; what Keras has for it is no data."""
-        return self._drawn(_step_of(self._parts))
+        return self._drawn(_step_of(self._parts), self._block)
 
     def end(self) -> None:
         """Stops reading ahead, and gives back what was not charged."""
@@ -232,22 +250,31 @@ class StreamSession(Session):
     Args:
       account: of the model.
       settings: of the model.
+      team: the processes that train together.
       steps: in all, or None where nobody said how many.
       class_weight: by class, or None.
 
     Raises:
-      InputError: if the noise would have to be found and the steps are not known.
+      InputError: if the noise would have to be found and the steps are not known, or several
+        processes train together, whose batches would not be one.
     """
 
     def __init__(
         self,
         account: Account,
         settings: Settings,
+        team: Team,
         steps: int | None,
         class_weight: Mapping[int, float] | None,
     ) -> None:
-        super().__init__(account, settings)
+        super().__init__(account, settings, team)
         self._steps, self._class_weight = steps, class_weight
+        if self.team.size > 1:
+            raise InputError(
+                f"batches that are given are for one process, got {self.team.size} that train "
+                "together: give fit data that can be drawn from, as arrays, a PyDataset or "
+                "anything with items, of which each reads its part"
+            )
         if settings.noise_multiplier is None and steps is None:
             raise InputError(
                 "noise_multiplier must be given for a stream of unknown length: without the number "
@@ -267,7 +294,8 @@ class StreamSession(Session):
             )
         if self._secret is None or self._step - self._first == self.mechanism.steps:
             self._plan(size)
-        return self._drawn(self._blocks(whole, size))
+        block = self._settings.block(self.mechanism.batch_size, self.layout)
+        return self._drawn(self._blocks(whole, size, block), block)
 
     def _plan(self, size: int) -> None:
         """Opens a mechanism for the steps that were announced, or for some of an open end."""
@@ -282,18 +310,20 @@ class StreamSession(Session):
             mechanism = mechanism.after(max(1, self._account.room(mechanism)))
         self._open(mechanism)
 
-    def _blocks(self, batch: Any, size: int) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+    def _blocks(self, batch: Any, size: int, block_size: int) -> Iterator[Part]:
         assert self._secret is not None
-        rng = self._secret.generator("rows", self._step - self._first)
-        for block in blocks(np.arange(size), self._settings.block(self.mechanism.batch_size)):
-            words = rng.integers(0, 2**32, size=(len(block.rows), 2), dtype=np.uint32)
-            rows = block.rows
-            yield (words, *jax.tree.map(lambda a, rows=rows: a[rows], batch)), block.mask
+        number = self._step - self._first
+        rng = self._secret.generator("rows", number)
+        pieces = list(blocks(np.arange(size), block_size))
+        for rows, mask in pieces:
+            words = rng.integers(0, 2**32, size=(len(rows), 2), dtype=np.uint32)
+            read = (words, *jax.tree.map(lambda a, rows=rows: a[rows], batch))
+            yield Part(number, rows is pieces[-1].rows, read, mask, None)
 
 
-def _step_of(made: Iterator[Part]) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+def _step_of(made: Iterator[Part]) -> Iterator[Part]:
     """The blocks of one step."""
     for part in made:
-        yield part.batch, part.mask
+        yield part
         if part.last:
             return

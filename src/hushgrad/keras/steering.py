@@ -8,7 +8,7 @@ import keras
 
 from hushgrad.errors import InputError
 
-__all__ = ["check_steering"]
+__all__ = ["check_steering", "listed"]
 
 
 def check_steering(callbacks: Any) -> bool:
@@ -18,7 +18,7 @@ def check_steering(callbacks: Any) -> bool:
       InputError: if numbers of training data do, which would tell of them.
     """
     found = False
-    for callback in _listed(callbacks):
+    for callback in listed(callbacks):
         monitor = getattr(callback, "monitor", None)
         saving = isinstance(callback, keras.callbacks.ModelCheckpoint)
         if not isinstance(monitor, str) or (saving and not callback.save_best_only):
@@ -35,7 +35,8 @@ def check_steering(callbacks: Any) -> bool:
     return found
 
 
-def _listed(callbacks: Any) -> list[Any]:
+def listed(callbacks: Any) -> list[Any]:
+    """Callbacks as Keras's `fit` takes them, as a list."""
     if callbacks is None:
         return []
     if isinstance(callbacks, keras.callbacks.CallbackList):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import Rows, rows_of, split
+from hushgrad.keras.devices import check_devices, layout
 from hushgrad.keras.example import (
     check_apart,
     check_layers,
@@ -22,10 +24,12 @@ from hushgrad.keras.example import (
     seeds_of,
     warn_of_adapted,
 )
-from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession, shards
+from hushgrad.keras.session import Drawn, RowSession, Session, Settings, StreamSession
 from hushgrad.keras.steering import check_steering
 from hushgrad.keras.step import State, Step
+from hushgrad.keras.together import AgreedCallbacks
 from hushgrad.training.interrupt import noted
+from hushgrad.training.team import Team, watched
 
 __all__ = ["PrivateTrainer"]
 
@@ -33,6 +37,8 @@ __all__ = ["PrivateTrainer"]
 _LOSS_SCALE = 1024.0
 # In files of weights.
 _COST = "hushgrad"
+# Arguments of fit that are numbers, or lists of them.
+_COUNTS = "epochs", "initial_epoch", "validation_steps", "validation_batch_size", "validation_freq"
 _UNPROTECTED = (
     "Training loss and metrics carry no noise: they are for your eyes, not for publication."
 )
@@ -175,12 +181,11 @@ class PrivateTrainer(_Model):
           InputError, DataError: if an argument or the data is wrong; nothing has been spent.
           BudgetError: if the limit or the budget does not hold the epochs asked for.
           LedgerError: if a charge cannot be written; its step is not made.
+          ProcessError: if another process failed or is gone; see `hushgrad.keras.privatize`.
         """
         self._ready("fit")
-        chosen = check_steering(callbacks)
         if epochs <= initial_epoch:
             return _no_history(self)
-        self._account.history.validated |= chosen
         options: dict[str, Any] = {
             "epochs": epochs,
             "verbose": verbose,
@@ -191,27 +196,30 @@ class PrivateTrainer(_Model):
             "validation_batch_size": validation_batch_size or batch_size,
             "validation_freq": validation_freq,
         }
-        if validation_split and validation_data is None:
-            parts, held_out = split((x, y, sample_weight), validation_split)
-            (x, y, sample_weight), options["validation_data"] = parts, held_out
-        rows = rows_of(x, y, sample_weight, class_weight)
-        epochs -= initial_epoch
-        if rows is None:
-            session = self._of_stream(x, steps_per_epoch, epochs, class_weight)
-            options |= {"x": x, "steps_per_epoch": steps_per_epoch, "shuffle": False}
-        else:
-            # Data that cannot be read are found before anything is reserved.
-            sample = rows.sample(2 * shards())
-            if not self._checked:
-                inner: Any = getattr(self, "model", self)
-                check_apart(inner, rows.two())
-                self._checked = True
-            session = self._of_rows(rows, batch_size, steps_per_epoch, epochs)
-            assert session.per_epoch is not None
-            options["x"] = _Ticks(session.per_epoch, sample)
-        if verbose:
-            print(_UNPROTECTED)
-        return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))
+        team = Team()
+        with team.together(), watched():
+            with team.alike() as facts:
+                self._account.history.validated |= check_steering(callbacks)
+                check_devices(team, self.variables)
+                if validation_split and validation_data is None:
+                    parts, held_out = split((x, y, sample_weight), validation_split)
+                    (x, y, sample_weight), options["validation_data"] = parts, held_out
+                rows = rows_of(x, y, sample_weight, class_weight)
+                facts |= self._facts(options, batch_size, steps_per_epoch)
+            epochs -= initial_epoch
+            if rows is None:
+                session = self._of_stream(team, x, steps_per_epoch, epochs, class_weight)
+                options |= {"x": x, "steps_per_epoch": steps_per_epoch, "shuffle": False}
+            else:
+                # Data that cannot be read are found before anything is reserved.
+                sample = rows.sample(2 * layout().shards)
+                session = self._of_rows(team, rows, batch_size, steps_per_epoch, epochs)
+                options["x"] = _Ticks(session.per_epoch or 1, sample)
+            if team.size > 1:
+                options["callbacks"] = AgreedCallbacks(team, self, session.per_epoch, options)
+            if verbose:
+                print(_UNPROTECTED)
+            return self._carried_out(session, lambda: super(PrivateTrainer, self).fit(**options))
 
     def train_on_batch(
         self,
@@ -233,7 +241,7 @@ class PrivateTrainer(_Model):
                 "noise_multiplier must be given for train_on_batch: how many steps follow is not "
                 "known, so it cannot be found from epsilon"
             )
-        session = StreamSession(self._account, self._settings, 1, class_weight)
+        session = StreamSession(self._account, self._settings, Team(), 1, class_weight)
         session.per_epoch = 1
         return self._carried_out(
             session,
@@ -257,19 +265,19 @@ class PrivateTrainer(_Model):
         if session is None or not isinstance(data, Drawn):
             raise InputError("train_step is for drawn batches alone: call fit or train_on_batch")
         state, step = State(*state), self._compiled(session)
-        logs, metrics, sums = {}, state.metrics, step.zeros(state.trainable)
-        for block, mask in data.blocks:
-            block, mask = _placed((block, mask))
-            logs, metrics, sums = step.sum(
-                state.trainable, state.frozen, metrics, sums, block, mask, session.norm
-            )
         if session.noise is None:
             session.noise = step.noise(state.trainable, session.mechanism)
+        carried = session.norm, session.noise
+        logs, metrics, sums = {}, state.metrics, step.zeros(state.trainable)
+        for block, mask in data.blocks:
+            if not session.agreed:
+                step.check_alike(session.team, state, sums, block, mask, data.key, carried)
+                session.agreed = True
+            logs, metrics, sums = step.sum(state, metrics, sums, block, mask, session.norm)
         session.nonfinite = session.nonfinite + sums.nonfinite
         data.charge()
-        carried = session.norm, session.noise
         trainable, frozen, optimizer, (session.norm, session.noise) = step.release(
-            state.trainable, state.frozen, state.optimizer, sums, data.key, carried
+            state, sums, data.key, carried
         )
         return logs, tuple(State(trainable, frozen, optimizer, metrics))
 
@@ -333,33 +341,51 @@ class PrivateTrainer(_Model):
         return {**(logs or {}), "epsilon": session.epsilon_shown()}, state
 
     def _of_stream(
-        self, x: Any, steps_per_epoch: int | None, epochs: int, class_weight: Any
+        self, team: Team, x: Any, steps_per_epoch: int | None, epochs: int, class_weight: Any
     ) -> Session:
         per_epoch = _announced(x) if steps_per_epoch is None else steps_per_epoch
         steps = None if per_epoch is None else per_epoch * epochs
-        session = StreamSession(self._account, self._settings, steps, class_weight)
+        session = StreamSession(self._account, self._settings, team, steps, class_weight)
         session.per_epoch = per_epoch
         return session
 
     def _of_rows(
-        self, rows: Rows, batch_size: int | None, steps_per_epoch: int | None, epochs: int
+        self,
+        team: Team,
+        rows: Rows,
+        batch_size: int | None,
+        steps_per_epoch: int | None,
+        epochs: int,
     ) -> RowSession:
+        if not self._checked:
+            inner: Any = getattr(self, "model", self)
+            check_apart(inner, rows.two())
+            self._checked = True
         size = min(batch_size or rows.batch_size, rows.size)
         per_epoch = math.ceil(rows.size / size) if steps_per_epoch is None else steps_per_epoch
-        session = RowSession(self._account, self._settings, rows, size, per_epoch * epochs)
+        session = RowSession(self._account, self._settings, team, rows, size, per_epoch * epochs)
         session.per_epoch = per_epoch
         return session
+
+    def _facts(
+        self, options: dict[str, Any], batch_size: int | None, steps_per_epoch: int | None
+    ) -> dict[str, Any]:
+        """What several processes that fit together must agree on, by name."""
+        held = keras.tree.flatten(options["validation_data"])
+        return {
+            "batch_size": batch_size,
+            "block_size": self._settings.block_size,
+            "steps_per_epoch": steps_per_epoch,
+            "steps_per_execution": self.steps_per_execution,
+            "validation_data": [list(getattr(part, "shape", ())) for part in held],
+            **{name: options[name] for name in _COUNTS},
+        }
 
     def _ready(self, method: str) -> None:
         if not self.compiled:
             raise InputError(f"{method} comes after compile(optimizer=..., loss=...)")
         if self._session is not None:
             raise InputError(f"{method} cannot be called while another training goes on")
-        if jax.process_count() > 1:
-            raise InputError(
-                f"{method} trains in one process, got {jax.process_count()}: their batches and "
-                "noise would not be the same"
-            )
 
     def _carried_out(self, session: Session, train: Callable[[], Any]) -> Any:
         """Trains; whatever happens, the model keeps its last weights and the session ends."""
@@ -373,7 +399,10 @@ class PrivateTrainer(_Model):
         finally:
             self._session = self._alive = None
             session.end()
-            bad = int(session.nonfinite)
+            bad = 0
+            # Of processes that are gone nothing is known.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                bad = int(session.nonfinite)
             if bad:
                 warnings.warn(
                     f"{bad:,} gradients were not finite and counted as zero: look for NaN in the "
@@ -397,10 +426,11 @@ class PrivateTrainer(_Model):
 
     def _compiled(self, session: Session) -> Step:
         """The step's functions, which do not depend on how many steps there are."""
-        m, devices = session.mechanism.after(1), shards()
-        facts = m.clip, m.noise_multiplier, m.batch_size, m.strategy, devices
+        m, devices = session.mechanism.after(1), session.layout.plain()
+        facts = m.clip, m.noise_multiplier, m.batch_size, m.strategy, json.dumps(devices)
         if facts not in self._steps:
-            self._steps[facts] = Step(self, m, self._loss_scale, not self.run_eagerly, devices)
+            compiled = not self.run_eagerly
+            self._steps[facts] = Step(self, m, self._loss_scale, compiled, session.layout)
         return self._steps[facts]
 
 
@@ -418,14 +448,3 @@ def _announced(x: Any) -> int | None:
         return len(x)
     except TypeError:
         return None
-
-
-def _placed(tree: Any) -> Any:
-    """Arrays where the distribution of Keras has them, split by examples."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return tree
-    return jax.tree.map(
-        lambda a: keras.distribution.distribute_tensor(a, distribution.get_data_layout(a.shape)),
-        tree,
-    )

@@ -328,6 +328,8 @@ def fingerprint(data: Any, secret: RunSecret) -> str:
     for path, array in jax.tree_util.tree_leaves_with_path(data):
         array = whole(array)
         state.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        if not array.size:
+            continue
         flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
         rows = max(1, _HASHED_AT_ONCE // max(1, flat[:1].nbytes))
         for start in range(0, len(flat), rows):

@@ -12,7 +12,7 @@ __all__ = ["Interrupted", "noted"]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by Ctrl-C: all is saved, and the same call goes on."""
+    """A training was stopped by Ctrl-C, or by SIGTERM, after a whole step; no step is lost."""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import optax
 from hushgrad.gradients import clipped_grad
 from hushgrad.mechanism import Mechanism, Plan
 from hushgrad.training.data import Source
-from hushgrad.training.draw import Part, parts
+from hushgrad.training.draw import Mine, Part, parts
 from hushgrad.training.feed import ahead
 from hushgrad.training.layout import Layout
 from hushgrad.training.options import Options
@@ -58,12 +58,13 @@ class Job:
         }
         # What is compiled does not depend on how many steps there are.
         self._one = {m: m.after(1) for m in mechanism.phases}
-        self._mine = layout.mine(self._rows)
+        rows = layout.mine(self._rows)
         drawn = source.drawn(np.zeros(self._rows, np.int64), np.random.default_rng(0))
         mask = np.zeros(self._rows, bool)
-        if self._mine is not None:
-            drawn, mask = jax.tree.map(lambda a: a[self._mine], (drawn, mask))
+        if rows is not None:
+            drawn, mask = jax.tree.map(lambda a: a[rows], (drawn, mask))
         self._first = source.read(drawn), mask
+        self._mine = None if rows is None else Mine(rows, self._first[0])
 
     def parts(self, secret: RunSecret, start: int) -> Generator[Part, None, None]:
         """All blocks of all steps from `start` on, read ahead."""

@@ -26,8 +26,9 @@ class Layout:
     """One device, or a mesh of them.
 
     Args:
-      mesh: with an axis named "data" or "batch", along which examples are shared out; any
-        other axes are for parameters. None for one device.
+      mesh: with an axis along which examples are shared out; any other axes are for
+        parameters. None for one device.
+      axis: its name; by default it is "data" or "batch".
 
     Attributes:
       shards: among how many devices examples are shared out.
@@ -37,14 +38,14 @@ class Layout:
       InputError: if it is no mesh, or has no such axis.
     """
 
-    def __init__(self, mesh: Mesh | None) -> None:
-        self._mesh, self._axis = mesh, ""
+    def __init__(self, mesh: Mesh | None, axis: str = "") -> None:
+        self._mesh, self._axis = mesh, axis
         self.shards = self.devices = 1
         if mesh is None:
             return
         if not isinstance(mesh, Mesh):
             raise InputError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
-        self._axis = next((name for name in mesh.axis_names if name in _DATA), "")
+        self._axis = axis or next((name for name in mesh.axis_names if name in _DATA), "")
         if not self._axis:
             raise InputError(
                 f"mesh must have an axis named 'data' or 'batch', along which examples are shared "

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from hushgrad._version import __version__
 from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Plan
 from hushgrad.sampling import Stream
-from hushgrad.training import identity
 from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digests
 from hushgrad.training.data import prepare
@@ -29,8 +24,8 @@ from hushgrad.training.directory import Identity, RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
 from hushgrad.training.job import Job
 from hushgrad.training.layout import Layout
+from hushgrad.training.opening import default_block_size, facts_of, find, opened
 from hushgrad.training.options import Options
-from hushgrad.training.reservation import Reservation
 from hushgrad.training.run import Progress, Run, StopTraining
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.shared import SharedLedger
@@ -39,11 +34,11 @@ from hushgrad.training.team import Team, watched
 
 __all__ = ["train"]
 
-_CPU_BLOCK = 64
 # Between the hash of what may be published of a state and that of its noise.
 _AND = ":"
 # A note in the ledger: how many a run is on.
 _DEVICES = "devices"
+_EVERYWHERE = "jax.make_mesh((jax.device_count(),), ('data',))"
 
 Callback = Callable[[Progress], None]
 
@@ -110,17 +105,17 @@ def train(
     with team.alike() as facts:
         callbacks, options = _callbacks(callback), options or Options()
         _check(mechanism, optimizer, budget, options)
-        team.check(mesh)
+        team.check(mesh, "mesh", f"as {_EVERYWHERE} has")
         layout, params = Layout(mesh), _arrays(params)
-        facts |= _facts(mechanism, seed, budget, options, layout, params)
+        facts |= facts_of(mechanism, seed, budget, options, layout, params)
         source, folder = prepare(data, mechanism, options), RunDirectory(directory)
     folder.check_shared(team)
     params = layout.params(params)
     state = initial_state(params, mechanism.phases[0], optimizer, options.average)
     state = layout.state(state, optimizer)
     with team.entered_by_first(folder.locked()), watched():
-        found = _found(team, folder)
-        block_size = options.block_size or _block_size(mechanism, found)
+        found = find(team, folder)
+        block_size = options.block_size or default_block_size(mechanism, found)
         job = Job(loss, mechanism, optimizer, source, block_size, options, layout)
         return _trained(team, folder, found, job, state, seed, budget, callbacks)
 
@@ -137,9 +132,10 @@ def _trained(
 ) -> Run:
     mechanism, average = job.mechanism, job.options.average
     with contextlib.ExitStack() as stack:
-        name, secret, held = _open(team, folder, found, job, state, seed, budget)
-        ledger = SharedLedger(team, folder.ledger, name, mechanism.to_dict(), held)
+        name, secret, held = opened(team, folder, found, job, state, seed, budget)
+        ledger = SharedLedger(team, folder.ledger, name, mechanism.to_dict())
         stack.callback(ledger.close)
+        ledger.hold(lambda: held)
         checkpoints = Checkpoints(folder.checkpoints, folder.noise)
         stack.callback(checkpoints.close)
         running = _Running(team, folder, job, ledger, checkpoints, callbacks)
@@ -232,7 +228,7 @@ class _Running:
                 sums = self.job.sums(state, part, sums)
                 if not part.last:
                     continue
-                self.ledger.charge(part.step, part.mark)
+                self.ledger.charge(part.step, part.mark, part.failure)
                 state, step = self.job.released(state, sums, secret, part.step), part.step + 1
                 # Before the checkpoint, or a crash between them would leave the step untold.
                 if self._tell(state, step, sums):
@@ -312,87 +308,6 @@ def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
         raise InputError(f"options must be hg.Options(...), got {options!r}")
 
 
-def _facts(
-    mechanism: Plan,
-    seed: int | None,
-    budget: Budget | None,
-    options: Options,
-    layout: Layout,
-    params: PyTree[Array],
-) -> dict[str, Any]:
-    """What all processes of a run must agree on, by name."""
-    shapes = jax.tree_util.tree_leaves_with_path(params)
-    return {
-        "seed": seed,
-        "mechanism": mechanism.to_dict(),
-        "budget": None if budget is None else budget.name,
-        "options": options.plain(),
-        "mesh": layout.plain(),
-        "params": {jax.tree_util.keystr(path): f"{x.dtype}{x.shape}" for path, x in shapes},
-        "version of hushgrad": __version__,
-    }
-
-
-def _found(team: Team, folder: RunDirectory) -> tuple[str, Identity] | None:
-    """The run that the directory holds."""
-
-    def load() -> Any:
-        found = folder.load()
-        return None if found is None else (found[0], dataclasses.asdict(found[1]))
-
-    found = team.first(load)
-    return None if found is None else (found[0], Identity(**found[1]))
-
-
-def _open(
-    team: Team,
-    folder: RunDirectory,
-    found: tuple[str, Identity] | None,
-    job: Job,
-    state: State,
-    seed: int | None,
-    budget: Budget | None,
-) -> tuple[str, RunSecret | None, Reservation | None]:
-    """Begins a run or checks the one found; without a secret, it is finished."""
-    secret = _secret(team, folder, found is None, seed)
-    known = {"seeded": seed is not None, "budget": None if budget is None else budget.name}
-    here = identity.identity_of(job, state, secret, **known)
-    identity.check_alike(team, here)
-    if found is not None:
-        name = found[0]
-        identity.check(folder, here, found[1], secret, seed)
-    else:
-        name = team.first(lambda: uuid.uuid4().hex)
-    held: list[Reservation] = []
-
-    def begin() -> None:
-        # Should the process die before the run is written down, the budget holds too much.
-        if budget is not None:
-            place = str(folder.path.resolve())
-            held.append(budget.reserve(job.mechanism, name, directory=place))
-        if found is None:
-            assert secret is not None
-            folder.keep_secret(secret)
-            folder.begin(name, here)
-
-    team.first(begin)
-    return name, secret, held[0] if held else None
-
-
-def _secret(team: Team, folder: RunDirectory, fresh: bool, seed: int | None) -> RunSecret | None:
-    """The run's, which the first process has and the others keep in memory alone."""
-
-    def known() -> str | None:
-        if not fresh:
-            secret = folder.secret()
-        else:
-            secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
-        return None if secret is None else secret.content.hex()
-
-    content = team.first(known)
-    return None if content is None else RunSecret(bytes.fromhex(content))
-
-
 def _restore(
     team: Team, checkpoints: Checkpoints, ledger: SharedLedger, job: Job, state: State
 ) -> tuple[State, int]:
@@ -466,14 +381,3 @@ def _check_finite(state: State, step: int) -> None:
             f"params are no longer finite after step {step}, so nothing more can be learned; what "
             "was charged is spent. Use a smaller learning rate, in another directory"
         )
-
-
-def _block_size(mechanism: Plan, found: tuple[str, Identity] | None) -> int:
-    """Rows per block where the user does not say: those of the run that is found."""
-    if found is not None:
-        return found[1].block_size
-    # Two standard deviations above the mean: 98 of 100 batches take one block.
-    largest = max(m.batch_size for m in mechanism.phases)
-    usual = 8 * math.ceil((largest + 2 * math.sqrt(largest)) / 8)
-    # A CPU is as fast or faster on blocks that stay in its caches, and pads less.
-    return min(usual, _CPU_BLOCK) if jax.default_backend() == "cpu" else usual

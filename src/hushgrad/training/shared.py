@@ -8,9 +8,10 @@ from typing import Any
 
 from hushgrad.training.ledger import Ledger
 from hushgrad.training.reservation import Reservation
+from hushgrad.training.secret import RunSecret
 from hushgrad.training.team import Team
 
-__all__ = ["SharedLedger"]
+__all__ = ["SharedLedger", "shared_secret"]
 
 
 class SharedLedger:
@@ -24,7 +25,6 @@ class SharedLedger:
       path: of the ledger's file.
       run: its name.
       mechanism: as plain data.
-      held: of the run's budget, on the first process, or None.
 
     Attributes:
       charged: how many steps were charged.
@@ -39,9 +39,9 @@ class SharedLedger:
         path: Path,
         run: str,
         mechanism: dict[str, Any],
-        held: Reservation | None,
     ) -> None:
-        self._team, self._held = team, held
+        self._team = team
+        self._held: Reservation | None = None
         self._ledger: Ledger | None = None
 
         def opened() -> dict[str, Any]:
@@ -59,15 +59,26 @@ class SharedLedger:
         self.checkpoints: dict[int, str] = dict(found["checkpoints"])
         self.finished: int | None = found["finished"]
 
-    def charge(self, step: int, mark: str | None = None) -> None:
-        """Writes, durably, that `step` is being released; see `Ledger.charge`."""
+    def hold(self, reserve: Callable[[], Reservation | None]) -> None:
+        """Charges a budget too from now on: with what the first process reserves of it."""
+
+        def do() -> None:
+            self._held = reserve()
+
+        self._team.first(do)
+
+    def charge(self, step: int, mark: str | None = None, failure: Exception | None = None) -> None:
+        """Writes, durably, that `step` is being released; see `Ledger.charge`.
+
+        Where this process failed to read its part of the batch, it fails on all.
+        """
 
         def write(ledger: Ledger) -> None:
             if self._held is not None:
                 self._held.charge(step + 1)
             ledger.charge(step, mark)
 
-        self._written(write)
+        self._written(write, failure)
         self.charged = max(self.charged, step + 1)
 
     def note(self, name: str, value: str) -> None:
@@ -90,14 +101,39 @@ class SharedLedger:
         if self._held is not None:
             self._held.finish(self.charged)
 
+    def end(self) -> None:
+        """Ends the run where it is, and closes the file; the first process alone, nobody waits."""
+        if self._ledger is None:
+            return
+        try:
+            # A step that was written, and then failed elsewhere, stays charged.
+            self.charged = self._ledger.charged
+            self._ledger.finish(self.charged)
+            self.give_back()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Closes the file."""
         if self._ledger is not None:
             self._ledger.close()
 
-    def _written(self, write: Callable[[Ledger], None]) -> None:
+    def _written(self, write: Callable[[Ledger], None], failure: Exception | None = None) -> None:
         def do() -> None:
-            assert self._ledger is not None
-            write(self._ledger)
+            if failure is not None:
+                raise failure
+            if self._ledger is not None:
+                write(self._ledger)
 
-        self._team.first(do)
+        self._team.each(do)
+
+
+def shared_secret(team: Team, known: Callable[[], RunSecret | None]) -> RunSecret | None:
+    """A run's secret, which the first process knows, and the others keep in memory alone."""
+
+    def content() -> str | None:
+        secret = known()
+        return None if secret is None else secret.content.hex()
+
+    found = team.first(content)
+    return None if found is None else RunSecret(bytes.fromhex(found))

@@ -25,6 +25,7 @@ __all__ = [
     "added",
     "averaged",
     "empty_sums",
+    "in_place",
     "initial_state",
     "noised",
     "on_mesh",
@@ -123,7 +124,7 @@ def empty_sums(
     zero, loss = jnp.zeros((), jnp.int32), jnp.zeros((), out.losses.dtype)
     bits = jnp.zeros((), out.centred_bits.dtype)
     grads = jax.tree.map(lambda g: jnp.zeros(g.shape, g.dtype), out.grads)
-    return Sums(_kept(grads, places), loss, zero, zero, zero, bits)
+    return Sums(in_place(grads, places), loss, zero, zero, zero, bits)
 
 
 @functools.partial(jax.jit, static_argnames=("clipped_grad", "places"), donate_argnames="sums")
@@ -142,7 +143,7 @@ def accumulate(
     parameters, and each device is given the sum of its part of them.
     """
     made = added(sums, clipped_grad(params, *batch, mask=mask, norm=norm), mask)
-    return made._replace(grads=_kept(made.grads, places))
+    return made._replace(grads=in_place(made.grads, places))
 
 
 def added(sums: Sums, out: Clipped, mask: Bool[Array, " block"]) -> Sums:
@@ -190,7 +191,7 @@ def release(
     kept = None
     if average is not None and state.average is not None:
         _, kept = _average(average).update(_floating(params), state.average)
-    return _kept(State(params, optimizer_state, noise_state, norm, kept), places)
+    return in_place(State(params, optimizer_state, noise_state, norm, kept), places)
 
 
 def noised(
@@ -237,7 +238,7 @@ def _average(decay: float) -> optax.GradientTransformation:
     return optax.ema(decay, debias=False, accumulator_dtype=jnp.float32)
 
 
-def _kept(tree: PyTree[Array], places: Places) -> PyTree[Array]:
+def in_place(tree: PyTree[Array], places: Places) -> PyTree[Array]:
     """The same, each array in its place."""
     if places is None:
         return tree

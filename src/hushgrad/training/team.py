@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from hushgrad import errors
 from hushgrad.errors import HushgradError, InputError, ProcessError
+from hushgrad.training.interrupt import Interrupted
 
 __all__ = ["Team", "watched", "whole"]
 
@@ -26,7 +27,8 @@ class Team:
     """The processes that JAX has joined; most often there is one.
 
     They call the same methods in the same order. What a method is given to do returns plain
-    data, as JSON has it. Where it fails on one process, it fails on all.
+    data, as JSON has it. Where it fails on one process, it fails on all. So does all that is
+    done `together`.
 
     Attributes:
       index: of this process.
@@ -35,14 +37,15 @@ class Team:
 
     def __init__(self) -> None:
         self.index, self.size = jax.process_index(), jax.process_count()
+        self._parted = False
 
-    def check(self, mesh: Any) -> None:
-        """Raises InputError if a mesh has not the devices of all."""
+    def check(self, mesh: Any, name: str, mend: str) -> None:
+        """Raises InputError, with what to do, if a mesh has not the devices of all."""
         devices = mesh.devices.flat if isinstance(mesh, Mesh) else ()
         if self.size > 1 and {d.process_index for d in devices} != set(range(self.size)):
             raise InputError(
-                f"mesh must have devices of all {self.size} processes that JAX has joined, as "
-                f"jax.make_mesh((jax.device_count(),), ('data',)) has, got {mesh!r}"
+                f"{name} must have devices of all {self.size} processes that JAX has joined, "
+                f"{mend}, got {mesh!r}"
             )
 
     def each(self, do: Callable[[], Any]) -> list[Any]:
@@ -57,13 +60,10 @@ class Team:
         try:
             answer, failure = {"done": do()}, None
         except Exception as error:
-            answer, failure = {"failed": [type(error).__name__, str(error)]}, error
-        answers = self._exchanged(answer)
-        if failure is not None:
-            raise failure
-        for index, other in enumerate(answers):
-            if "failed" in other:
-                raise _of_another(index, *other["failed"])
+            answer, failure = _failed(error), error
+        with self._known_to_all():
+            answers = self._exchanged(answer)
+            _check_done(answers, failure)
         return [other["done"] for other in answers]
 
     def first(self, do: Callable[[], Any]) -> Any:
@@ -80,6 +80,25 @@ class Team:
         JAX takes that signal where it has joined processes.
         """
         return self.size > 1 and multihost_utils.reached_preemption_sync_point(step)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What ends in it on one process ends on all, when they next ask each other; once a time.
+
+        All come to its end, or none does.
+        """
+        if self.size == 1:
+            yield
+            return
+        self._parted = False
+        try:
+            yield
+        except BaseException as error:
+            if not (self._parted or isinstance(error, ProcessError)):
+                with contextlib.suppress(ProcessError):
+                    self._exchanged(_failed(error))
+            raise
+        self.each(lambda: None)
 
     @contextlib.contextmanager
     def entered_by_first(self, manager: AbstractContextManager[Any]) -> Iterator[None]:
@@ -105,14 +124,18 @@ class Team:
             failure = error
         if self.size == 1:
             return
-        everybody = self._exchanged(facts)
-        _check_alike(everybody)
+        with self._known_to_all():
+            told = {} if failure is None else _failed(failure)
+            everybody = self._exchanged({"done": facts, **told})
+            _check_alike([other.get("done", {}) for other in everybody])
+            _check_done(everybody, failure)
 
-        def failed() -> None:
-            if failure is not None:
-                raise failure
-
-        self.each(failed)
+    @contextlib.contextmanager
+    def _known_to_all(self) -> Iterator[None]:
+        """What fails in it fails on all processes, and need not be told."""
+        self._parted = True
+        yield
+        self._parted = False
 
     def _exchanged(self, answer: Any) -> list[Any]:
         """What each process has to say."""
@@ -146,8 +169,8 @@ def watched() -> Iterator[None]:
         told = str(error).strip().partition("\n")[0]
         raise ProcessError(
             f"the processes of the run no longer hear each other ({told}): one of them is gone. "
-            "Begin them again with the same call, or fewer of them: the run goes on, and no "
-            "step is released that was not charged"
+            "Begin them again, or fewer of them: hg.train goes on from its last checkpoint, a "
+            "Keras model from weights that were saved. No step is released that was not charged"
         ) from error
 
 
@@ -167,8 +190,24 @@ def whole(leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def _of_another(index: int, kind: str, message: str) -> HushgradError:
+def _failed(error: BaseException) -> dict[str, Any]:
+    """How a process tells the others of an error."""
+    return {"failed": [type(error).__name__, str(error)]}
+
+
+def _check_done(answers: list[dict[str, Any]], failure: Exception | None) -> None:
+    """Raises this process's failure, or that of another."""
+    if failure is not None:
+        raise failure
+    for index, other in enumerate(answers):
+        if "failed" in other:
+            raise _of_another(index, *other["failed"])
+
+
+def _of_another(index: int, kind: str, message: str) -> HushgradError | KeyboardInterrupt:
     """An error of another process, as it is told by this one."""
+    if kind in (KeyboardInterrupt.__name__, Interrupted.__name__):
+        return Interrupted(f"process {index} was interrupted, and all stop after the same step")
     found = getattr(errors, kind, None)
     if isinstance(found, type) and issubclass(found, HushgradError):
         return found(f"process {index}: {message}")
