@@ -78,6 +78,15 @@ def test_nor_when_tiny_inputs_meet_huge_gradients(rows, small):
     assert 0.0099 < size(out.grads) <= 0.01
 
 
+@pytest.mark.parametrize("value", [1.1, 1.45, 1.7])
+@pytest.mark.parametrize("width", [1000, 8192])
+def test_nor_where_products_are_rounded_the_same_way_again_and_again(width, value):
+    """Equal terms, summed one after the other as some processors do, all lose alike."""
+    x = jnp.full((1, 40, width), value)
+    out = hg.clipped_grad(lambda w, x: jnp.sum(jnp.tanh(x @ w)), 1.0)(jnp.zeros((width, 50)), x)
+    assert 0.999 < size(out.grads) <= 1.0
+
+
 def test_nor_with_a_million_inputs_per_row():
     x = jnp.full((1, 2, 1_000_000), 1.1)
     out = hg.clipped_grad(lambda w, x: jnp.sum(jnp.tanh(x @ w)), 1.0)(jnp.zeros((1_000_000, 3)), x)
