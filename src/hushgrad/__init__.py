@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 # Faces that need more than hushgrad itself does, imported when they are asked for.
-_FACES = ("keras", "sklearn")
+_FACES = ("federated", "keras", "sklearn")
 
 
 def __getattr__(name: str) -> Any:

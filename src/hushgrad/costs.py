@@ -14,6 +14,7 @@ from hushgrad.errors import InputError
 from hushgrad.noise import OncePerPass, Participation, Periodic, Spaced, Strategy
 from hushgrad.sampling import (
     BallsInBins,
+    CheckIn,
     CyclicPoisson,
     FixedSize,
     Poisson,
@@ -71,6 +72,8 @@ def participation(sampling: Sampler, examples: int, steps: int) -> Participation
             return Periodic(sampling.cycle)
         case Stream():
             return Spaced(max(steps, 1), 1)
+        case CheckIn():
+            return Spaced(sampling.max_participations, sampling.min_separation)
     raise InputError(
         f"noise that depends on other steps' needs to know when an example takes part, which "
         f"{sampling!r} leaves to chance; take hg.sampling.Shuffle or hg.sampling.CyclicPoisson"
@@ -155,6 +158,14 @@ def _(
 ) -> dp_accounting.DpEvent:
     """A group may be in every batch together."""
     return poisson_gaussian(1.0, noise_multiplier / group, steps)
+
+
+@_independently.register
+def _(
+    sampling: CheckIn, examples: int, noise_multiplier: float, steps: int, group: int
+) -> dp_accounting.DpEvent:
+    """A group may come together every time."""
+    return poisson_gaussian(1.0, noise_multiplier / group, sampling.turns(steps))
 
 
 def _single(sampling: Sampler, group: int) -> None:

@@ -18,14 +18,14 @@ from hushgrad.keras.example import check_model
 from hushgrad.keras.history import History
 from hushgrad.keras.session import Settings
 from hushgrad.keras.trainer import PrivateTrainer
-from hushgrad.sampling import SAMPLERS, Poisson, Sampler, Stream, from_dict, to_dict
+from hushgrad.sampling import SAMPLERS, CheckIn, Poisson, Sampler, Stream, from_dict, to_dict
 from hushgrad.training import Budget
 
 __all__ = ["PrivateModel", "privatize"]
 
 # A stream is no way to draw.
 _KINDS: dict[str, type[Sampler]] = {
-    sampler.kind: sampler for sampler in SAMPLERS if sampler is not Stream
+    sampler.kind: sampler for sampler in SAMPLERS if sampler not in (Stream, CheckIn)
 }
 # Of models that are there, what their weights have cost.
 _HISTORIES: weakref.WeakKeyDictionary[keras.Model, History] = weakref.WeakKeyDictionary()

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from hushgrad.sampling.balls_in_bins import BallsInBins
 from hushgrad.sampling.blocks import Block, blocks
+from hushgrad.sampling.check_in import CheckIn
 from hushgrad.sampling.cyclic_poisson import CyclicPoisson
 from hushgrad.sampling.fixed_size import FixedSize
 from hushgrad.sampling.poisson import Poisson
@@ -23,6 +24,7 @@ __all__ = [
     "SAMPLERS",
     "BallsInBins",
     "Block",
+    "CheckIn",
     "CyclicPoisson",
     "FixedSize",
     "Poisson",
@@ -36,7 +38,16 @@ __all__ = [
     "to_dict",
 ]
 
-Sampler = Poisson | TruncatedPoisson | CyclicPoisson | FixedSize | Shuffle | BallsInBins | Stream
+Sampler = (
+    Poisson
+    | TruncatedPoisson
+    | CyclicPoisson
+    | FixedSize
+    | Shuffle
+    | BallsInBins
+    | Stream
+    | CheckIn
+)
 SAMPLERS: tuple[type[Sampler], ...] = get_args(Sampler)
 
 

@@ -31,14 +31,17 @@ class Users:
     Args:
       user_ids: of every example: numbers or texts, one-dimensional.
       data: what `hg.train` takes, one row per example.
-      max_examples: of one user in one step.
+      max_examples: of one user in one step; as many as anybody has by default.
+
+    Attributes:
+      names: the identifiers, sorted: that of user number i is `names[i]`.
 
     Raises:
       DataError: if the identifiers are not one-dimensional, empty, or missing (NaN).
       InputError: if `max_examples` is no positive whole number.
     """
 
-    def __init__(self, user_ids: Any, data: Any, *, max_examples: int) -> None:
+    def __init__(self, user_ids: Any, data: Any, *, max_examples: int | None = None) -> None:
         ids = np.asarray(user_ids)
         if ids.dtype.kind == "O" and all(isinstance(one, str) for one in ids.ravel()):
             ids = ids.astype(str)  # a table's column of texts
@@ -50,10 +53,13 @@ class Users:
             raise DataError("user_ids must be numbers or texts, none of them missing")
         if isinstance(data, Users):
             raise InputError("data must be what the users' examples are, not users again")
-        self.data, self.max_examples = data, whole("max_examples", max_examples)
-        _, who = np.unique(ids, return_inverse=True)
+        if max_examples is not None:
+            max_examples = whole("max_examples", max_examples)
+        self.names, who = np.unique(ids, return_inverse=True)
         self._order = np.argsort(who, kind="stable")
         self._starts = np.searchsorted(who[self._order], np.arange(who.max() + 2))
+        self.data = data
+        self.max_examples: int = max_examples or int(np.diff(self._starts).max())
 
     def __len__(self) -> int:
         """How many users there are."""
@@ -63,6 +69,17 @@ class Users:
     def examples(self) -> int:
         """How many examples all users have together."""
         return len(self._order)
+
+    def size(self, user: int) -> int:
+        """How many examples a user takes part with."""
+        return min(self.max_examples, int(self._starts[user + 1] - self._starts[user]))
+
+    def rows(self, user: int, rng: np.random.Generator) -> Int[np.ndarray, " own"]:
+        """Rows of one user's examples; of more than `max_examples`, some chosen at random."""
+        own = self._order[self._starts[user] : self._starts[user + 1]]
+        if len(own) > self.max_examples:
+            own = rng.choice(own, self.max_examples, replace=False)
+        return own
 
     def members(
         self, users: Int[np.ndarray, " drawn"], rng: np.random.Generator
@@ -74,9 +91,7 @@ class Users:
         rows = np.empty((len(users), self.max_examples), np.int64)
         mask = np.zeros(rows.shape, bool)
         for i, user in enumerate(users):
-            own = self._order[self._starts[user] : self._starts[user + 1]]
-            if len(own) > self.max_examples:
-                own = rng.choice(own, self.max_examples, replace=False)
+            own = self.rows(user, rng)
             mask[i, : len(own)] = True
             rows[i] = np.resize(own, self.max_examples)
         return rows, mask

@@ -56,6 +56,16 @@ class Layout:
         automatic = (AxisType.Auto,) * len(mesh.axis_names)
         self._mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices; None for one."""
+        return self._mesh
+
+    @property
+    def axis(self) -> str:
+        """Of the mesh: along which examples are shared out."""
+        return self._axis
+
     def plain(self) -> dict[str, Any] | None:
         """The mesh as plain data."""
         if self._mesh is None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Plan
-from hushgrad.sampling import Stream
+from hushgrad.sampling import CheckIn, Stream
 from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digests
 from hushgrad.training.data import prepare
@@ -289,10 +289,11 @@ def _callbacks(callback: Any) -> list[Callback]:
 def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
     if not isinstance(mechanism, Plan):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
-    if any(isinstance(m.sampling, Stream) for m in mechanism.phases):
+    given = [m.sampling for m in mechanism.phases if isinstance(m.sampling, Stream | CheckIn)]
+    if given:
         raise InputError(
-            "mechanism must draw its batches, got sampling=Stream, whose batches are given; take "
-            "hg.sampling.Poisson"
+            f"mechanism must draw its batches, got sampling={type(given[0]).__name__}, whose "
+            "batches are given; take hg.sampling.Poisson"
         )
     if any(m.clip.group > 1 for m in mechanism.phases):
         raise InputError(

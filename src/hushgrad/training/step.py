@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,16 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from hushgrad.gradients import Clipped, ClippedGrad
+from hushgrad.clip import Rule
+from hushgrad.gradients import Clipped
 from hushgrad.mechanism import Mechanism
 from hushgrad.noise import COUNT_STREAM, standard_normal
 
 __all__ = [
     "Places",
+    "Releasing",
     "State",
+    "Summand",
     "Sums",
     "accumulate",
     "added",
@@ -31,6 +34,36 @@ __all__ = [
     "on_mesh",
     "release",
 ]
+
+
+class Summand(Protocol):
+    """Sums the bounded contributions of a block: `ClippedGrad`, or another with its face."""
+
+    def __call__(
+        self, params: Any, *batch: Any, mask: Any, norm: Float[Array, ""] | None = None
+    ) -> Clipped:
+        """The sum over the rows that count."""
+        ...
+
+
+class Releasing(Protocol):
+    """What one release needs to know of a mechanism."""
+
+    @property
+    def clip(self) -> Rule:
+        """How each contribution was bounded."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Expected number of contributions, a public fact."""
+        ...
+
+    def noise(
+        self, norm: Float[Array, ""] | float | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """What makes a sum private that was clipped to `norm`."""
+        ...
 
 
 # Of a tree's arrays on a mesh, in order; None on one device.
@@ -113,7 +146,7 @@ def initial_state(
 
 @functools.partial(jax.jit, static_argnames=("clipped_grad", "places"))
 def empty_sums(
-    clipped_grad: ClippedGrad,
+    clipped_grad: Summand,
     params: PyTree[Array],
     batch: Any,
     mask: Bool[Array, " block"],
@@ -129,7 +162,7 @@ def empty_sums(
 
 @functools.partial(jax.jit, static_argnames=("clipped_grad", "places"), donate_argnames="sums")
 def accumulate(
-    clipped_grad: ClippedGrad,
+    clipped_grad: Summand,
     params: PyTree[Array],
     sums: Sums,
     batch: tuple[Any, ...],
@@ -195,7 +228,7 @@ def release(
 
 
 def noised(
-    mechanism: Mechanism,
+    mechanism: Releasing,
     params: PyTree[Array],
     grads: PyTree[Float[Array, "..."]],
     centred_bits: Float[Array, ""],
