@@ -46,6 +46,7 @@ class Attendance:
         url = sa.URL.create("sqlite", database=str(path))
         try:
             self._journal = Journal(url, run, self._absorb, PATIENCE)
+            self._journal.write(list)  # nothing, but reads what is there
         except LedgerError as error:
             raise ResumeError(f"{path} cannot be used: {error}") from error
 
