@@ -225,21 +225,25 @@ def with_update(
     update: PyTree[Array],
     norm: Float[Array, ""] | None,
     loss: float = float("nan"),
+    clipped: bool = False,
 ) -> Sums:
-    """Sums with one client's update more."""
-    return _with_update(clip, sums, update, norm, jnp.float32(loss))
+    """Sums with one client's update more, which may have been clipped before."""
+    return _with_update(clip, sums, update, norm, jnp.float32(loss), jnp.asarray(clipped))
 
 
 @jax.jit(static_argnames="clip")
-def _with_update(clip: Rule, sums: Sums, update: Any, norm: Any, loss: Array) -> Sums:
+def _with_update(
+    clip: Rule, sums: Sums, update: Any, norm: Any, loss: Array, before: Array
+) -> Sums:
     one = bounded(update, clip, norm)
+    bit = jnp.where(before, -0.5, one.centred_bit)
     known = jnp.isfinite(loss)
-    clipped = one.finite & (one.centred_bit < 0)
+    clipped = one.finite & (bit < 0)
     return Sums(
         grads=jax.tree.map(jnp.add, sums.grads, one.update),
         loss=sums.loss + jnp.where(known, loss, 0),
         finite=sums.finite + known.astype(jnp.int32),
         clipped=sums.clipped + clipped.astype(jnp.int32),
         nonfinite=sums.nonfinite + (~one.finite).astype(jnp.int32),
-        centred_bits=sums.centred_bits + one.centred_bit,
+        centred_bits=sums.centred_bits + bit,
     )

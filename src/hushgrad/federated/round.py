@@ -79,7 +79,14 @@ class Round:
         """What a client's shuffling follows from; may be sent to it."""
         return self._process.chance(self._state, client)
 
-    def receive(self, client: int, update: PyTree[Any], *, loss: float = float("nan")) -> bool:
+    def receive(
+        self,
+        client: int,
+        update: PyTree[Any],
+        *,
+        loss: float = float("nan"),
+        clipped: bool = False,
+    ) -> bool:
         """Adds a client's update to the sum, clipped here whatever the client did.
 
         Each client counts once. What comes too late, from who was not drawn or may not take part,
@@ -90,6 +97,8 @@ class Round:
           client: its number.
           update: the parameters it was sent less those it ended with; shaped like them.
           loss: of its examples, for the un-noised metrics.
+          clipped: whether the client says that it clipped the update: it counts as clipped, which
+            is all that it can tell, true or not.
 
         Returns:
           Whether it was added.
@@ -103,7 +112,7 @@ class Round:
         update = jax.tree.map(
             lambda u, p: jnp.asarray(u) if _counts(p) else p, update, self._state.params
         )
-        self._sums = with_update(clip, self._sums, update, norm, float(loss))
+        self._sums = with_update(clip, self._sums, update, norm, float(loss), bool(clipped))
         self._received.add(int(client))
         return True
 
