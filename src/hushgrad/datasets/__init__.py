@@ -16,6 +16,7 @@ from hushgrad.datasets.idx import read_idx
 from hushgrad.datasets.mnist import load_mnist
 from hushgrad.datasets.schema import Category, Number, Schema
 from hushgrad.datasets.table import encode_table, read_table, table_labels
+from hushgrad.datasets.writers import load_mnist_writers
 
 __all__ = [
     "Category",
@@ -26,6 +27,7 @@ __all__ = [
     "encode_table",
     "load_digits",
     "load_mnist",
+    "load_mnist_writers",
     "read_idx",
     "read_table",
     "table_labels",

@@ -3,6 +3,7 @@
 from hushgrad.federated.aggregator import Aggregator, AggregatorState, dp_aggregator
 from hushgrad.federated.averaging import fed_avg, fed_prox, fed_sgd
 from hushgrad.federated.cohort import Cohort
+from hushgrad.federated.metrics import Metric, PrivateEvaluation, private_evaluation
 from hushgrad.federated.planning import CohortPlan, clients_for_budget
 from hushgrad.federated.process import LearningProcess, ServerState
 from hushgrad.federated.round import Round, RoundMetrics
@@ -16,6 +17,8 @@ __all__ = [
     "Gradient",
     "LearningProcess",
     "Local",
+    "Metric",
+    "PrivateEvaluation",
     "Round",
     "RoundMetrics",
     "ServerState",
@@ -25,4 +28,5 @@ __all__ = [
     "fed_avg",
     "fed_prox",
     "fed_sgd",
+    "private_evaluation",
 ]

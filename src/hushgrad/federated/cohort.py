@@ -38,11 +38,18 @@ class Cohort(Mapping[int, tuple[Any, ...]]):
     Args:
       users: all clients' examples.
       numbers: who takes part.
-      chance: of each client, for those who have more examples than are to be used.
+      chance: of each client, for those who have more examples than are to be used; from the
+        operating system by default.
     """
 
-    def __init__(self, users: Users, numbers: Any, chance: Callable[[int], RunSecret]) -> None:
-        self._users, self._numbers, self._chance = users, [int(n) for n in numbers], chance
+    def __init__(
+        self,
+        users: Users,
+        numbers: Any,
+        chance: Callable[[int], RunSecret] | None = None,
+    ) -> None:
+        self._users, self._numbers = users, [int(n) for n in numbers]
+        self._chance = chance or (lambda _: RunSecret.fresh())
         self._known = set(self._numbers)
         self._source = source_of(users.data)
 

@@ -71,7 +71,7 @@ def server_app(
         where there is one. A server that was killed goes on from there.
       callback: called after every round.
       timeout: seconds that a round waits for nodes.
-      min_nodes: how many must be there before a round begins.
+      min_nodes: how many must have come before the first round; later ones wait for one.
 
     Raises:
       InputError: if an argument is wrong.
@@ -133,7 +133,7 @@ def serve(
       state: the last one.
       callback: called after every round.
       timeout: seconds that a round waits for nodes, and for the first to come.
-      min_nodes: how many must be there before a round begins.
+      min_nodes: how many must have come before the first round; later ones wait for one.
 
     Raises:
       ProcessError: if so many nodes have not come in time; nothing was spent on the round.
@@ -226,6 +226,7 @@ class _Nodes:
         while True:
             found = sorted(self._grid.get_node_ids())
             if len(found) >= self._least:
+                self._least = 1
                 return found
             if time.monotonic() > deadline:
                 raise ProcessError(

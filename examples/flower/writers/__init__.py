@@ -1,0 +1,1 @@
+"""MNIST by writer on Flower's network."""
