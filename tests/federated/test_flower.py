@@ -96,7 +96,9 @@ def test_the_network_gives_the_model_of_a_simulation(process, params, users, nod
     made, seen = process(changed), []
     state = made.initialize(params, seed=2)
     run = flower.serve(Passing(nodes(changed)), made, state, callback=seen.append)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run.params, wanted.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run.params, wanted.params
+    )
     assert len(seen) == run.steps == made.mechanism.steps
     assert all(np.isfinite(metrics.unprotected_loss) for metrics in seen)
 
@@ -107,9 +109,7 @@ def change(record, **changed):
 
 def bad_arrays(reply, message):
     first = next(name for name in reply.content if name.startswith("update"))
-    return Message(
-        change(reply.content, **{first: ArrayRecord([np.zeros(3)])}), reply_to=message
-    )
+    return Message(change(reply.content, **{first: ArrayRecord([np.zeros(3)])}), reply_to=message)
 
 
 SPOILT = {
@@ -142,7 +142,9 @@ def test_a_node_that_fails_changes_nothing_but_the_sum(process, params, users, n
     state = other.initialize(params, seed=2)
     cohort = other.cohort(state, users)
     wanted, _ = other.next(state, {n: cohort[n] for n in cohort if n % 2})
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run.params, wanted.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), run.params, wanted.params
+    )
 
 
 def test_one_malformed_update_leaves_the_others(process, params, nodes):
@@ -174,7 +176,9 @@ def test_updates_are_clipped_again_on_the_server(process, params, nodes):
     flower.serve(
         Passing(nodes(changed), spoil), made, made.initialize(params, seed=2), callback=seen.append
     )
-    total = float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(seen[0].unprotected_sums.grads))))
+    total = float(
+        jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(seen[0].unprotected_sums.grads)))
+    )
     assert total <= len(SIZES) * made.mechanism.clip.sensitivity
 
 
@@ -221,7 +225,7 @@ def test_check_ins_keep_their_rule(process, params, nodes):
 def test_without_nodes_nothing_is_spent(process, params):
     made = process()
     state = made.initialize(params, seed=0)
-    with pytest.raises(ProcessError, match="only 0 of 1 nodes came in 0.01 seconds"):
+    with pytest.raises(ProcessError, match="only 0 of 1 nodes came"):
         flower.serve(Passing({}), made, state, timeout=0.01)
     assert made._sessions[state.run].charged == 0
 
@@ -229,6 +233,4 @@ def test_without_nodes_nothing_is_spent(process, params):
 def test_bad_settings(process, params):
     for changed in ({"timeout": 0}, {"min_nodes": 0}):
         with pytest.raises(InputError, match=next(iter(changed))):
-            flower.server_app(
-                lambda _: process(), lambda _: params, lambda run, _: None, **changed
-            )
+            flower.server_app(lambda _: process(), lambda _: params, lambda run, _: None, **changed)

@@ -119,7 +119,7 @@ def test_bad_evaluations(params, users):
         evaluation({})
     with pytest.raises(InputError, match="metrics must be"):
         evaluation({"a": value})
-    with pytest.raises(InputError, match="hg.dp_sgd"):
+    with pytest.raises(InputError, match="mechanism must come from"):
         hg.federated.private_evaluation({"a": Metric(None, 0, 1)}, 1.0)  # pyright: ignore
     found = evaluation({"a": Metric(None, 0, 20)})(params, users)["a"]
     with pytest.raises(InputError, match="needs a metric with bins"):

@@ -1,7 +1,6 @@
 """A node: speaks for some writers, whose images never leave it."""
 
-from writers.task import process, start, writers
-
 from hushgrad.federated import flower
+from writers.task import process, start, writers
 
 app = flower.client_app(process, start, writers)

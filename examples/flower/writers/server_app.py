@@ -5,10 +5,10 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from writers.task import process, start
 
 import hushgrad as hg
 from hushgrad.federated import flower
+from writers.task import process, start
 
 app = ServerApp()
 

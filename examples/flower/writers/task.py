@@ -1,5 +1,6 @@
 """What the server and all nodes agree on: the model, its training and its privacy."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def loss(params: Any, image: Any, label: Any) -> Any:
 
 def start(context: Context) -> list[dict[str, Any]]:
     """The parameters before the first round."""
-    rng, pairs = np.random.default_rng(0), zip(LAYERS, LAYERS[1:], strict=False)
+    rng, pairs = np.random.default_rng(0), itertools.pairwise(LAYERS)
     return [
         {"w": jnp.asarray(rng.normal(size=p) / p[0] ** 0.5, jnp.float32), "b": jnp.zeros(p[1])}
         for p in pairs

@@ -283,9 +283,7 @@ def _gather(
 
 def _take(begun: Round, content: RecordDict, asked: list[int]) -> None:
     told = content.config_records["told"]
-    facts = zip(
-        _list(told["clients"]), _list(told["losses"]), _list(told["clipped"]), strict=True
-    )
+    facts = zip(_list(told["clients"]), _list(told["losses"]), _list(told["clipped"]), strict=True)
     for number, loss, clipped in facts:
         if number not in asked:
             _LOG.warning("client %r left out: its node was not asked for it", number)

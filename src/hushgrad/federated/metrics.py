@@ -177,9 +177,7 @@ class PrivateEvaluation:
         return found
 
 
-def private_evaluation(
-    metrics: Mapping[str, Metric], mechanism: Mechanism
-) -> PrivateEvaluation:
+def private_evaluation(metrics: Mapping[str, Metric], mechanism: Mechanism) -> PrivateEvaluation:
     """Client metrics with user-level privacy: means, counts and quantiles over clients.
 
     ```python
