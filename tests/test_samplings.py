@@ -27,6 +27,8 @@ SAMPLED = {
         dpa.SelfComposedDpEvent(dpa.TruncatedSubsampledGaussianDpEvent(1000, 0.05, CUT, 2.0), 21),
     ),
     hg.sampling.Stream: ("replace-special", accounting.poisson_gaussian(1.0, 2.0, 21)),
+    # Without rules of its own, anybody in every batch.
+    hg.sampling.CheckIn: ("replace-special", accounting.poisson_gaussian(1.0, 2.0, 21)),
     # A cycle of two: eleven of the 21 steps may draw an example, each with twice the rate.
     hg.sampling.CyclicPoisson: ("replace-special", accounting.poisson_gaussian(0.1, 2.0, 11)),
 }

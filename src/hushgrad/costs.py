@@ -73,7 +73,7 @@ def participation(sampling: Sampler, examples: int, steps: int) -> Participation
         case Stream():
             return Spaced(max(steps, 1), 1)
         case CheckIn():
-            return Spaced(sampling.max_participations, sampling.min_separation)
+            return Spaced(max(1, sampling.turns(steps)), sampling.min_separation)
     raise InputError(
         f"noise that depends on other steps' needs to know when an example takes part, which "
         f"{sampling!r} leaves to chance; take hg.sampling.Shuffle or hg.sampling.CyclicPoisson"

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from clients import SIZES
 
@@ -125,12 +126,32 @@ def test_bad_rules(changed):
     size = settings.pop("batch_size")
     with pytest.raises(InputError, match=next(iter(changed))):
         hg.sampling.CheckIn(size, **settings)
-    with pytest.raises(InputError, match="needs its rules"):
-        hg.dp_sgd(
-            examples=9, batch_size=3, steps=1, delta=1e-3, epsilon=1, sampling=hg.sampling.CheckIn
-        )
     with pytest.raises(InputError, match="for cohorts that are given"):
         COMING.batch(0, 9, np.random.default_rng)
+
+
+def test_without_rules_everybody_may_always_come(given, params, users):
+    assert hg.sampling.CheckIn.of(9, 3) == hg.sampling.CheckIn(3)
+    made = given(sampling=hg.sampling.CheckIn(4), steps=3)
+    assert made.run(users, params, seed=0, arrivals=lambda _: range(12)).steps == 3
+    assert made.mechanism.epsilon() == pytest.approx(
+        given(sampling=hg.sampling.Stream(4), steps=3).mechanism.epsilon()
+    )
+
+
+def test_what_is_given_cannot_be_drawn_by_the_loop(tmp_path):
+    m = hg.dp_sgd(
+        examples=9, batch_size=4, steps=1, delta=1e-3, noise_multiplier=1.0, sampling=COMING
+    )
+    with pytest.raises(InputError, match="sampling=CheckIn, whose batches are given"):
+        hg.train(
+            lambda p, x: p * x,
+            jax.numpy.ones(()),
+            np.ones(9),
+            m,
+            optimizer=optax.sgd(0.1),
+            directory=tmp_path,
+        )
 
 
 def test_it_is_written_down_and_read_again(given):

@@ -103,7 +103,7 @@ class Aggregator:
         return with_update(self.clip, sums, update, state.norm)
 
     def release(
-        self, sums: Sums, state: AggregatorState, *, key: UInt32[Array, "8"]
+        self, sums: Sums, state: AggregatorState, *, key: UInt32[Any, "8"]
     ) -> tuple[PyTree[Array], AggregatorState]:
         """The noisy mean, and the state of the next round.
 
@@ -124,7 +124,7 @@ class Aggregator:
             sums.centred_bits,
             state.norm,
             state.noise,
-            key,
+            jnp.asarray(key),
         )
         return mean, AggregatorState(norm, noise)
 

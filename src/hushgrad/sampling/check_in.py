@@ -34,7 +34,7 @@ class CheckIn:
       batch_size: expected size of a batch.
       min_separation: least number of steps from one in which somebody takes part to the next: 1
         allows for every step.
-      max_participations: most steps that anybody takes part in.
+      max_participations: most steps that anybody takes part in; None for any number.
 
     Raises:
       InputError: if a number is not positive and whole.
@@ -42,8 +42,8 @@ class CheckIn:
 
     batch_size: int
     _: dataclasses.KW_ONLY
-    min_separation: int
-    max_participations: int
+    min_separation: int = 1
+    max_participations: int | None = None
 
     kind = "check-in"
     neighbouring_relation = "replace-special"
@@ -51,26 +51,21 @@ class CheckIn:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "min_separation", "max_participations"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
+            if getattr(self, name) is not None or name != "max_participations":
+                object.__setattr__(self, name, whole(name, getattr(self, name)))
 
     @classmethod
     def of(cls, examples: int, batch_size: int) -> CheckIn:
-        """There is none for a batch size alone.
-
-        Raises:
-          InputError: always.
-        """
-        raise InputError(
-            "sampling=CheckIn needs its rules: give hg.sampling.CheckIn("
-            f"{batch_size}, min_separation=..., max_participations=...)"
-        )
+        """The sampler for a batch size, by whose rules anybody may be in every batch."""
+        return cls(batch_size)
 
     def describe(self, batch_size: int) -> str:
         """After "so many steps", as in a statement."""
+        most = self.max_participations
+        turns = "any number of" if most is None else f"at most {most:,}"
         return (
-            f"batches of about {batch_size:,} of whoever was there, each in at most "
-            f"{self.max_participations:,} steps, with at least {self.min_separation:,} from one "
-            "to the next"
+            f"batches of about {batch_size:,} of whoever was there, each in {turns} steps, with at "
+            f"least {self.min_separation:,} from one to the next"
         )
 
     def expected_size(self, examples: int) -> float:
@@ -79,7 +74,8 @@ class CheckIn:
 
     def turns(self, steps: int) -> int:
         """How many of so many steps anybody takes part in at most."""
-        return min(self.max_participations, -(-steps // self.min_separation))
+        fitting = -(-steps // self.min_separation)
+        return fitting if self.max_participations is None else min(self.max_participations, fitting)
 
     def batch(
         self, step: int, examples: int, generator: Callable[[int], np.random.Generator]

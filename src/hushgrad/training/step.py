@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Summand(Protocol):
     """Sums the bounded contributions of a block: `ClippedGrad`, or another with its face."""
 
@@ -46,6 +47,7 @@ class Summand(Protocol):
         ...
 
 
+@runtime_checkable
 class Releasing(Protocol):
     """What one release needs to know of a mechanism."""
 
