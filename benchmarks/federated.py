@@ -194,7 +194,7 @@ def _installed(name: str) -> bool:
 
 def main() -> None:
     """Measures, and writes or prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--large", type=int, default=10_000)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """MNIST by writer: federated averaging with user-level privacy, the recipe of a known tutorial.
 
-    python examples/federated_digits.py --data-dir ../shared/data [--seeds 3] [--output docs/results]
+    python examples/federated_digits.py --data-dir DATA [--seeds 3] [--output docs/results]
 
 TensorFlow Federated's tutorial on differential privacy, on digits that 539 people wrote: its
 model and optimizers, its four levels of noise, its plot, then its search for so many clients per
@@ -11,6 +11,7 @@ images. Noise 0 stands for 1e-6: clipped, but not private.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
@@ -54,7 +55,7 @@ def right(params: Any, image: Any, label: Any) -> Any:
 def start(seed: int) -> list[dict[str, jax.Array]]:
     """Glorot's uniform weights, as Keras draws them."""
     rng, made = np.random.default_rng(seed), []
-    for a, b in zip(LAYERS[:-1], LAYERS[1:], strict=True):
+    for a, b in itertools.pairwise(LAYERS):
         limit = (6 / (a + b)) ** 0.5
         w = jnp.asarray(rng.uniform(-limit, limit, (a, b)), jnp.float32)
         made.append({"w": w, "b": jnp.zeros(b)})
@@ -222,7 +223,7 @@ def report(command: str, seeds: int, runs: Any, final: Any, searched: Any, users
 
 def main() -> None:
     """Runs all, and writes the tables and the plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epsilon", type=float, default=8.0, help="of the search")

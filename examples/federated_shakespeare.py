@@ -1,6 +1,6 @@
 """Shakespeare by role: an LSTM for the next character, federated, with user-level privacy.
 
-    python examples/federated_shakespeare.py --data-dir ../shared/data [--output docs/results]
+    python examples/federated_shakespeare.py --data-dir DATA [--output docs/results]
 
 Each role of each play is a client; its speeches are cut into windows of 64 characters. What is
 hidden is a role with all that it says. The plays of `--held-out` are for testing: none of their
@@ -115,7 +115,7 @@ def right(params: Any, row: Any) -> Any:
 
 def main() -> None:
     """Trains without and with noise, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=150)
     parser.add_argument("--clients", type=int, default=CLIENTS)

@@ -21,9 +21,9 @@ def fedjax_round(clients: list[tuple[np.ndarray, np.ndarray]], params: Any, loss
     for name in ("tree_map", "tree_flatten", "tree_unflatten", "tree_leaves"):
         if name not in vars(jax):
             setattr(jax, name, getattr(jax.tree_util, name))
-    if "KeyArray" not in vars(jax.random):
-        vars(jax.random)["KeyArray"] = jax.Array
-    import fedjax
+    for name in {"KeyArray"} - set(vars(jax.random)):
+        setattr(jax.random, name, jax.Array)
+    import fedjax  # pyright: ignore[reportMissingImports]
 
     def mean(p: Any, batch: Any, rng: Any) -> Any:
         return jax.numpy.mean(jax.vmap(lambda x, y: loss(p, x, y))(batch["x"], batch["y"]))
@@ -49,17 +49,17 @@ def fedjax_round(clients: list[tuple[np.ndarray, np.ndarray]], params: Any, loss
 
 def pfl_round(clients: list[tuple[np.ndarray, np.ndarray]], params: Any, loss: Any) -> Round:
     """pfl 0.6 on PyTorch, with its central Gaussian mechanism."""
-    import torch
-    from pfl.aggregate.simulate import SimulatedBackend
-    from pfl.algorithm.base import NNAlgorithmParams
-    from pfl.algorithm.federated_averaging import FederatedAveraging
-    from pfl.data.dataset import Dataset
-    from pfl.data.federated_dataset import FederatedDataset
-    from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
-    from pfl.internal.ops import pytorch_ops  # noqa: F401
-    from pfl.model.pytorch import PyTorchModel
-    from pfl.privacy.gaussian_mechanism import GaussianMechanism
-    from pfl.privacy.privacy_mechanism import CentrallyAppliedPrivacyMechanism
+    import torch  # pyright: ignore[reportMissingImports]
+    from pfl.aggregate.simulate import SimulatedBackend  # pyright: ignore[reportMissingImports]
+    from pfl.algorithm.base import NNAlgorithmParams  # pyright: ignore[reportMissingImports]
+    from pfl.algorithm.federated_averaging import FederatedAveraging  # pyright: ignore[reportMissingImports]
+    from pfl.data.dataset import Dataset  # pyright: ignore[reportMissingImports]
+    from pfl.data.federated_dataset import FederatedDataset  # pyright: ignore[reportMissingImports]
+    from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams  # pyright: ignore[reportMissingImports]
+    from pfl.internal.ops import pytorch_ops  # pyright: ignore[reportMissingImports] # noqa: F401
+    from pfl.model.pytorch import PyTorchModel  # pyright: ignore[reportMissingImports]
+    from pfl.privacy.gaussian_mechanism import GaussianMechanism  # pyright: ignore[reportMissingImports]
+    from pfl.privacy.privacy_mechanism import CentrallyAppliedPrivacyMechanism  # pyright: ignore[reportMissingImports]
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:

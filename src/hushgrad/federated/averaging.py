@@ -53,7 +53,8 @@ def fed_avg(
 
     Args:
       loss: of one example, `loss(params, *example) -> scalar`; or a Keras model, built and
-        compiled, whose own optimizer is not used.
+        compiled, whose own optimizer is not used and whose weights stay: `run.params` has what
+        was learned, in the order of `model.trainable_variables`.
       client_optimizer: any optax optimizer; begins afresh on every client.
       server_optimizer: any optax optimizer: `optax.sgd(1.0)` takes the mean itself.
       mechanism: from `hg.dp_sgd`, `hg.dp_ftrl` or `dp_aggregator(...).mechanism(...)`; its

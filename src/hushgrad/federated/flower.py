@@ -168,7 +168,8 @@ def worked(
     here = _unpacked(sent, like)
     norm = asked.get("norm")
     norm = None if norm is None else jnp.float32(norm)
-    reply, told = RecordDict(), {"clients": [], "losses": [], "clipped": []}
+    reply = RecordDict()
+    told: dict[str, Any] = {"clients": [], "losses": [], "clipped": []}
     numbers, chances = _list(asked["clients"]), _list(asked["chances"])
     for number, chance in zip(numbers, chances, strict=True):
         if number not in clients:
