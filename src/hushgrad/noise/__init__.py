@@ -8,31 +8,47 @@ it costs, listed below.
 from collections.abc import Mapping
 from typing import Any
 
+from hushgrad.noise.banded import Banded, banded
+from hushgrad.noise.blt import BLT, blt
+from hushgrad.noise.dense import Dense, dense
 from hushgrad.noise.gaussian import Independent, gaussian
 from hushgrad.noise.normal import COUNT_STREAM, standard_normal
 from hushgrad.noise.participation import OncePerPass, Participation, Periodic, Spaced
 from hushgrad.noise.strategy import Strategy
+from hushgrad.noise.toeplitz import Toeplitz, toeplitz
 from hushgrad.noise.tree import Tree, tree
 from hushgrad.noise.tree_cost import largest_sum
+from hushgrad.noise.workload import Workload
 
 __all__ = [
+    "BLT",
     "COUNT_STREAM",
     "STRATEGIES",
+    "Banded",
+    "Dense",
     "Independent",
     "OncePerPass",
     "Participation",
     "Periodic",
     "Spaced",
     "Strategy",
+    "Toeplitz",
     "Tree",
+    "Workload",
+    "banded",
+    "blt",
+    "dense",
     "from_dict",
     "gaussian",
     "largest_sum",
     "standard_normal",
+    "toeplitz",
     "tree",
 ]
 
-STRATEGIES: dict[str, type[Strategy]] = {kind.kind: kind for kind in (Independent, Tree)}
+STRATEGIES: dict[str, type[Strategy]] = {
+    kind.kind: kind for kind in (Independent, Tree, Toeplitz, BLT, Banded, Dense)
+}
 
 
 def from_dict(plain: Mapping[str, Any]) -> Strategy:

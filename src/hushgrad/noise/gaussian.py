@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, UInt32
@@ -18,6 +19,7 @@ from hushgrad.errors import InputError
 from hushgrad.noise.normal import Wanted, standard_normals
 from hushgrad.noise.participation import Participation, Spaced
 from hushgrad.noise.strategy import Strategy
+from hushgrad.noise.workload import Workload
 
 __all__ = ["Independent", "gaussian", "normals_for", "plus", "step_key", "wide"]
 
@@ -79,6 +81,11 @@ class Independent(Strategy):
     kind = "gaussian"
     correlated = False
 
+    @classmethod
+    def for_run(cls, steps: int, pattern: Participation, workload: Workload) -> Independent:
+        """There is one of this kind."""
+        return cls()
+
     def transformation(
         self, stddev: float | Float[Array, ""], steps: int
     ) -> optax.GradientTransformationExtraArgs:
@@ -90,6 +97,10 @@ class Independent(Strategy):
         if isinstance(pattern, Spaced):
             return math.sqrt(min(pattern.turns, -(-steps // pattern.apart)))
         return math.sqrt(-(-steps // pattern.length))
+
+    def variances(self, steps: int) -> Float[np.ndarray, " steps"]:
+        """They add up."""
+        return np.arange(1.0, steps + 1)
 
     def describe(self, noise_multiplier: float) -> str:
         """After "so many steps with clipped gradients and", as in a statement."""

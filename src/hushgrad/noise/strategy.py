@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from hushgrad.noise.participation import Participation
+from hushgrad.noise.participation import Participation, Spaced
+from hushgrad.noise.workload import Workload
 
-__all__ = ["Strategy"]
+__all__ = ["Strategy", "widest"]
+
+# The noise of so many steps less one is kept where nobody says how many.
+_BANDS = 32
 
 
 class Strategy(abc.ABC):
@@ -26,6 +32,17 @@ class Strategy(abc.ABC):
     kind: ClassVar[str]
     correlated: ClassVar[bool] = True
 
+    @classmethod
+    @abc.abstractmethod
+    def for_run(cls, steps: int, pattern: Participation, workload: Workload) -> Strategy:
+        """The one of this kind that a run takes where nobody says more.
+
+        Args:
+          steps: that are made at most.
+          pattern: when somebody may take part.
+          workload: what the noise is kept small for.
+        """
+
     @abc.abstractmethod
     def transformation(
         self, stddev: float | Float[Array, ""], steps: int
@@ -37,6 +54,14 @@ class Strategy(abc.ABC):
           steps: how many will be made at most; the state's size may depend on it.
         """
 
+    @property
+    def bands(self) -> int | None:
+        """After how many steps a step's noise no longer helps those before; None for never.
+
+        Who takes part so many steps apart is as well hidden each time as if it were the only one.
+        """
+        return None
+
     @abc.abstractmethod
     def sensitivity(self, steps: int, pattern: Participation) -> float:
         """What one participant moves at most, in Euclidean norm, by steps that move by one each.
@@ -47,6 +72,17 @@ class Strategy(abc.ABC):
           steps: that are made.
           pattern: when somebody may take part.
         """
+
+    @abc.abstractmethod
+    def variances(self, steps: int) -> Float[np.ndarray, " steps"]:
+        """Of the noise in the sum of steps 1..t, for each t, in a draw's variance."""
+
+    def error(self, steps: int, pattern: Participation) -> float:
+        """Root mean square of the noise in the sums of steps 1..t, over t, at noise multiplier 1.
+
+        In the units of what one participant moves a step by.
+        """
+        return self.sensitivity(steps, pattern) * math.sqrt(self.variances(steps).mean())
 
     @abc.abstractmethod
     def describe(self, noise_multiplier: float) -> str:
@@ -61,3 +97,12 @@ class Strategy(abc.ABC):
     def from_dict(cls, plain: Mapping[str, Any]) -> Strategy:
         """The strategy that `to_dict` of this class wrote."""
         return cls(**{name: value for name, value in plain.items() if name != "kind"})
+
+
+def widest(steps: int, pattern: Participation) -> int:
+    """The most bands for which a participant's turns do not add up, at most 32."""
+    if isinstance(pattern, Spaced):
+        apart = pattern.apart if pattern.turns > 1 else steps
+    else:
+        apart = pattern.length if steps > pattern.length else steps
+    return max(1, min(_BANDS, steps, apart))

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from hushgrad._check import whole
 from hushgrad.errors import InputError
 from hushgrad.noise.gaussian import gaussian, normals_for, plus, step_key, wide
-from hushgrad.noise.participation import Participation
+from hushgrad.noise.participation import Participation, Spaced
 from hushgrad.noise.strategy import Strategy
 from hushgrad.noise.tree_cost import largest_sum
+from hushgrad.noise.workload import Workload
 
 __all__ = ["Tree", "TreeState", "tree"]
 
@@ -133,6 +134,12 @@ class Tree(Strategy):
                     f"restart_every={self.restart_every}"
                 )
             object.__setattr__(self, "first_restart", first)
+
+    @classmethod
+    def for_run(cls, steps: int, pattern: Participation, workload: Workload) -> Tree:
+        """One tree, or a new one for each turn that somebody may take: what has less error."""
+        apart = pattern.apart if isinstance(pattern, Spaced) else pattern.length
+        return min((cls(), cls(apart)), key=lambda one: one.error(steps, pattern))
 
     def transformation(
         self, stddev: float | Float[Array, ""], steps: int
