@@ -22,7 +22,7 @@ PLAIN = {"examples": 203, "batch_size": 42, "steps": STEPS, "delta": 1e-4, "nois
 MECHANISMS = {
     "poisson": hg.dp_sgd(**PLAIN),
     "adaptive": hg.dp_sgd(**PLAIN, clip=hg.clip.Adaptive()),
-    "tree": hg.dp_ftrl(**PLAIN, restart_every=5),
+    "tree": hg.dp_ftrl(**PLAIN, strategy=hg.noise.Tree(5)),
 }
 
 

@@ -40,7 +40,7 @@ def exact(sensitivity: float, noise_multiplier: float = 1.0) -> float:
 )
 @pytest.mark.parametrize("restart_every", [None, 4, 5])
 def test_it_costs_the_worst_way_to_take_part(sampling, pattern, restart_every):
-    m = make(sampling=sampling, restart_every=restart_every)
+    m = make(sampling=sampling, strategy=noise.Tree(restart_every))
     squares = noise.largest_sum(noise.Tree(restart_every).trees(12), pattern)
     assert m.epsilon() == pytest.approx(exact(math.sqrt(squares)), rel=1e-6)
     assert m.epsilon(steps=0) == 0
@@ -50,7 +50,9 @@ def test_it_costs_the_worst_way_to_take_part(sampling, pattern, restart_every):
 
 def test_a_tree_for_each_epoch_costs_its_height_each_time():
     # One leaf of three in every epoch, below three nodes of a tree of four leaves.
-    assert make(restart_every=4).epsilon() == pytest.approx(exact(math.sqrt(3 * 3)), rel=1e-6)
+    assert make(strategy=noise.Tree(4)).epsilon() == pytest.approx(
+        exact(math.sqrt(3 * 3)), rel=1e-6
+    )
 
 
 def test_noise_is_found_for_an_epsilon():
@@ -78,7 +80,7 @@ def test_a_clip_that_moves_is_refused():
 
 
 def test_it_is_plain_data_and_says_what_it_is():
-    m = make(restart_every=5)
+    m = make(strategy=noise.Tree(5))
     assert hg.Mechanism.from_dict(m.to_dict()) == m
     assert m.to_dict()["noise"]["kind"] == "tree"
     text = " ".join(m.statement().split())
@@ -135,7 +137,9 @@ def test_a_run_adds_the_trees_noise(tmp_path, ones):
     "mechanism",
     [
         pytest.param(make(), id="one tree", marks=pytest.mark.slow),
-        pytest.param(hg.schedule(make(steps=5), make(steps=7, restart_every=3)), id="two phases"),
+        pytest.param(
+            hg.schedule(make(steps=5), make(steps=7, strategy=noise.Tree(3))), id="two phases"
+        ),
         pytest.param(
             hg.schedule(
                 hg.dp_sgd(**PLAIN, steps=5, noise_multiplier=1.0, sampling=Shuffle), make(steps=7)

@@ -20,6 +20,7 @@ SAMPLED = {
     ),
     # 21 steps of 20 to a pass: two passes, the second only begun.
     hg.sampling.Shuffle: ("replace-special", accounting.poisson_gaussian(1.0, 2.0, 2)),
+    hg.sampling.InOrder: ("replace-special", accounting.poisson_gaussian(1.0, 2.0, 2)),
     hg.sampling.BallsInBins: ("add-or-remove-one", accounting.poisson_gaussian(1.0, 2.0, 2)),
     # One in 1e9 batches of 50 on average is larger.
     hg.sampling.TruncatedPoisson: (

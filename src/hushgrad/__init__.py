@@ -15,7 +15,8 @@ from typing import Any
 from hushgrad import accounting, callbacks, clip, datasets, errors, noise, optimizers, sampling
 from hushgrad._version import __version__
 from hushgrad.gradients import check, clipped_grad, explain
-from hushgrad.mechanism import Mechanism, dp_ftrl, dp_sgd
+from hushgrad.mechanism import Mechanism
+from hushgrad.planning import dp_banded, dp_ftrl, dp_sgd
 from hushgrad.schedule import Schedule, schedule
 from hushgrad.training import (
     Budget,
@@ -47,6 +48,7 @@ __all__ = [
     "clip",
     "clipped_grad",
     "datasets",
+    "dp_banded",
     "dp_ftrl",
     "dp_sgd",
     "errors",

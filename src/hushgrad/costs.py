@@ -17,6 +17,7 @@ from hushgrad.sampling import (
     CheckIn,
     CyclicPoisson,
     FixedSize,
+    InOrder,
     Poisson,
     Sampler,
     Shuffle,
@@ -53,10 +54,30 @@ def released(
     """
     if not strategy.correlated:
         return _independently(sampling, examples, noise_multiplier, steps, group)
+    bands = strategy.bands
+    if isinstance(sampling, CyclicPoisson) and bands is not None and bands <= sampling.cycle:
+        return _amplified(sampling, strategy, noise_multiplier, steps, group)
     pattern = participation(sampling, examples, steps)
     # Members of a group move the sums by as much each, and together at most by the sum.
     moved = group * strategy.sensitivity(max(steps, 1), pattern)
     return poisson_gaussian(1.0, noise_multiplier / moved, min(steps, 1))
+
+
+def _amplified(
+    sampling: CyclicPoisson,
+    strategy: Strategy,
+    noise_multiplier: float,
+    steps: int,
+    group: int,
+) -> dp_accounting.DpEvent:
+    """Theorem 4 of Choquette-Choo et al. 2023 (arXiv 2306.08153).
+
+    What an example moves in one cycle has no row in common with what it moves in another, so
+    each cycle is a sampled Gaussian mechanism of its own, of one column's norm at the most.
+    """
+    _single(sampling, group)
+    column = strategy.sensitivity(max(steps, 1), Spaced(1, 1))
+    return poisson_gaussian(sampling.rate, noise_multiplier / column, -(-steps // sampling.cycle))
 
 
 def participation(sampling: Sampler, examples: int, steps: int) -> Participation:
@@ -70,13 +91,15 @@ def participation(sampling: Sampler, examples: int, steps: int) -> Participation
             return OncePerPass(sampling.per_epoch(examples))
         case CyclicPoisson():
             return Periodic(sampling.cycle)
+        case InOrder():
+            return Periodic(sampling.per_epoch(examples))
         case Stream():
             return Spaced(max(steps, 1), 1)
         case CheckIn():
             return Spaced(max(1, sampling.turns(steps)), sampling.min_separation)
     raise InputError(
         f"noise that depends on other steps' needs to know when an example takes part, which "
-        f"{sampling!r} leaves to chance; take hg.sampling.Shuffle or hg.sampling.CyclicPoisson"
+        f"{sampling!r} leaves to chance; take hg.sampling.Shuffle, InOrder or CyclicPoisson"
     )
 
 
@@ -140,8 +163,9 @@ def _(
 
 @_independently.register(Shuffle)
 @_independently.register(BallsInBins)
+@_independently.register(InOrder)
 def _(
-    sampling: Shuffle | BallsInBins,
+    sampling: Shuffle | BallsInBins | InOrder,
     examples: int,
     noise_multiplier: float,
     steps: int,

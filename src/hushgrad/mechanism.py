@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dp_accounting
@@ -20,17 +18,17 @@ from jaxtyping import Array, Float
 
 from hushgrad import accounting
 from hushgrad._check import fraction, positive, whole
-from hushgrad.clip import Rule, as_rule
+from hushgrad.clip import Rule
 from hushgrad.clip import from_dict as clip_from_dict
 from hushgrad.costs import released
 from hushgrad.errors import InputError
-from hushgrad.noise import Independent, Strategy, Tree
+from hushgrad.noise import Independent, Strategy
 from hushgrad.noise import from_dict as strategy_from_dict
-from hushgrad.sampling import SAMPLERS, Poisson, Sampler, Shuffle, Stream
+from hushgrad.sampling import SAMPLERS, Sampler, Shuffle, Stream
 from hushgrad.sampling import from_dict as sampler_from_dict
 from hushgrad.sampling import to_dict as sampler_to_dict
 
-__all__ = ["Guarantee", "Mechanism", "Plan", "dp_ftrl", "dp_sgd", "group_of", "planned"]
+__all__ = ["Guarantee", "Mechanism", "Plan", "group_of"]
 
 _INDEPENDENT = Independent()
 _GROUP = re.compile(r"group of ([1-9][0-9]*)")
@@ -127,7 +125,7 @@ class Plan(Guarantee):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mechanism(Plan):
-    """DP-SGD or DP-FTRL as plain immutable data; made by `hushgrad.dp_sgd` or `hushgrad.dp_ftrl`.
+    """DP-SGD or DP-FTRL as plain immutable data; made by `hushgrad.dp_sgd` and its kin.
 
     Attributes:
       examples: number of examples in the data set, a public fact.
@@ -280,174 +278,6 @@ class Mechanism(Plan):
         return dataclasses.replace(self, steps=whole("steps", steps, at_least=0))
 
 
-def dp_sgd(
-    *,
-    examples: int,
-    batch_size: int,
-    epochs: float | None = None,
-    steps: int | None = None,
-    clip: float | Rule = 1.0,
-    delta: float,
-    epsilon: float | None = None,
-    noise_multiplier: float | None = None,
-    sampling: type[Sampler] | Sampler = Poisson,
-    unit: str = "example",
-) -> Mechanism:
-    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
-
-    ```python
-    m = hg.dp_sgd(examples=60_000, batch_size=256, epochs=60, clip=1.0, delta=1e-5, epsilon=3.0)
-    ```
-
-    Formal guarantee: the sequence of all `steps` noisy sums, and whatever is computed from
-    them, is (epsilon, delta)-differentially private under the sampler's neighbouring relation.
-
-    Args:
-      examples: number of examples, a public fact.
-      batch_size: (expected) batch size, the divisor of every sum.
-      epochs: passes over the data, rounded up to whole steps.
-      steps: number of steps, in place of `epochs`.
-      clip: bound on one example's gradient norm, or a rule from `hushgrad.clip`.
-      delta: in (0, 1), well below 1 / examples.
-      epsilon: the smallest noise that keeps it is found.
-      noise_multiplier: noise over the clip's sensitivity, in place of `epsilon`.
-      sampling: a sampler of `hushgrad.sampling`, or one made for these examples.
-      unit: "example", "user" (`examples` and `batch_size` count users) or "group of 4".
-
-    Raises:
-      InputError: if an argument is out of range, not exactly one of each pair is
-        given, or an adaptive clip's count has too little noise beside the sum's.
-
-    Warns: if delta is above 1 / examples.
-    """
-    return planned(
-        examples,
-        batch_size,
-        (epochs, steps),
-        clip,
-        delta,
-        functools.partial(_noise, epsilon, noise_multiplier, delta),
-        sampling,
-        _INDEPENDENT,
-        unit,
-    )
-
-
-def dp_ftrl(
-    *,
-    examples: int,
-    batch_size: int,
-    epochs: float | None = None,
-    steps: int | None = None,
-    clip: float | Rule = 1.0,
-    delta: float,
-    epsilon: float | None = None,
-    noise_multiplier: float | None = None,
-    sampling: type[Sampler] | Sampler = Shuffle,
-    restart_every: int | None = None,
-) -> Mechanism:
-    """DP-FTRL (Kairouz et al. 2021, arXiv 2103.00039): noise of a tree over the steps.
-
-    ```python
-    m = hg.dp_ftrl(examples=60_000, batch_size=500, epochs=20, clip=1.0, delta=1e-5, epsilon=3.0)
-    ```
-
-    For data that cannot be sampled at random: the noise of a sum over many steps grows with
-    their logarithm, and needs no amplification by sampling. Where Poisson sampling can be
-    had, `dp_sgd` is most often better at small epsilon. See `hushgrad.noise.tree`.
-
-    Formal guarantee: as `dp_sgd`'s, under the sampler's neighbouring relation. What is charged
-    is the exact cost of one Gaussian mechanism over all nodes of the tree, for the worst
-    steps in which an example may take part with this sampler.
-
-    Args:
-      examples: number of examples, a public fact.
-      batch_size: (expected) batch size, the divisor of every sum.
-      epochs: passes over the data, rounded up to whole steps.
-      steps: number of steps, in place of `epochs`.
-      clip: bound on one example's gradient norm, or a rule of `hushgrad.clip` that stays.
-      delta: in (0, 1), well below 1 / examples.
-      epsilon: the smallest noise that keeps it is found.
-      noise_multiplier: of a node's noise over the clip's sensitivity, in place of `epsilon`.
-      sampling: `Shuffle`, `BallsInBins`, `CyclicPoisson`, or one made for these examples.
-      restart_every: begin a new tree after so many steps, such as an epoch's.
-
-    Raises:
-      InputError: as `dp_sgd`; or if the sampler leaves it to chance when an example takes part,
-        or the clip moves.
-
-    Warns: if delta is above 1 / examples.
-    """
-    return planned(
-        examples,
-        batch_size,
-        (epochs, steps),
-        clip,
-        delta,
-        functools.partial(_noise, epsilon, noise_multiplier, delta),
-        sampling,
-        Tree(restart_every),
-        "example",
-    )
-
-
-def planned(
-    examples: int,
-    batch_size: int,
-    length: tuple[float | None, int | None],
-    clip: float | Rule,
-    delta: float,
-    noise: Callable[[str, Callable[[float], dp_accounting.DpEvent]], float],
-    sampling: type[Sampler] | Sampler,
-    strategy: Strategy,
-    unit: str,
-) -> Mechanism:
-    """A mechanism from what users say.
-
-    The length is epochs or steps, the other one None; `noise` gives the noise multiplier from
-    the neighbouring relation and from what would be released with any one.
-    """
-    examples, batch_size = whole("examples", examples), whole("batch_size", batch_size)
-    if batch_size > examples:
-        raise InputError(
-            f"batch_size must be at most the number of examples, got batch_size={batch_size} "
-            f"for {examples} examples"
-        )
-    drawn = _drawn(sampling, examples, batch_size)
-    clip = as_rule(clip).for_batch(batch_size)
-    delta = _delta(delta, examples)
-    steps, group = _steps(examples, batch_size, *length), group_of(unit)
-    noise_multiplier = noise(
-        drawn.neighbouring_relation,
-        lambda z: released(drawn, strategy, examples, z, steps, group),
-    )
-    return Mechanism(
-        examples=examples,
-        batch_size=batch_size,
-        sampling=drawn,
-        clip=clip,
-        noise_multiplier=noise_multiplier,
-        steps=steps,
-        delta=delta,
-        unit=unit,
-        strategy=strategy,
-    )
-
-
-def _drawn(sampling: type[Sampler] | Sampler, examples: int, batch_size: int) -> Sampler:
-    if sampling in SAMPLERS:
-        return sampling.of(examples, batch_size)
-    if not isinstance(sampling, SAMPLERS):
-        raise InputError(f"sampling must be a sampler of hushgrad.sampling, got {sampling!r}")
-    expected = sampling.expected_size(examples)
-    if abs(expected - batch_size) > max(1.0, 0.01 * batch_size):
-        raise InputError(
-            f"batch_size must be what {sampling!r} draws of {examples} examples, {expected:g}, "
-            f"got {batch_size}"
-        )
-    return sampling
-
-
 def group_of(unit: Any) -> int:
     """How many rows a unit has at most.
 
@@ -460,39 +290,3 @@ def group_of(unit: Any) -> int:
     if found is None:
         raise InputError(f"unit must be 'example', 'user' or 'group of 4', got {unit!r}")
     return int(found[1])
-
-
-def _delta(delta: float, examples: int) -> float:
-    delta = fraction("delta", delta)
-    if delta > 1 / examples:
-        warnings.warn(
-            f"delta={delta:g} is above 1/examples = {1 / examples:.3g}: a mechanism that "
-            "publishes one record at random would pass; choose a smaller delta",
-            stacklevel=4,
-        )
-    return delta
-
-
-def _steps(examples: int, batch_size: int, epochs: float | None, steps: int | None) -> int:
-    if (epochs is None) == (steps is None):
-        raise InputError(f"give one of epochs and steps, got epochs={epochs!r}, steps={steps!r}")
-    if epochs is None:
-        return whole("steps", steps)
-    return accounting.whole_steps(examples, batch_size, positive("epochs", epochs))
-
-
-def _noise(
-    epsilon: float | None,
-    noise_multiplier: float | None,
-    delta: float,
-    relation: str,
-    event: Callable[[float], dp_accounting.DpEvent],
-) -> float:
-    if (epsilon is None) == (noise_multiplier is None):
-        raise InputError(
-            "give one of epsilon and noise_multiplier, got "
-            f"epsilon={epsilon!r}, noise_multiplier={noise_multiplier!r}"
-        )
-    if noise_multiplier is not None:
-        return positive("noise_multiplier", noise_multiplier)
-    return accounting.smallest_noise(event, positive("epsilon", epsilon), delta, relation=relation)

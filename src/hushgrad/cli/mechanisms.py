@@ -15,7 +15,7 @@ __all__ = ["made"]
 
 def made(**settings: Any) -> Mechanism:
     """`hushgrad.dp_sgd` with these settings."""
-    from hushgrad.mechanism import dp_sgd
+    from hushgrad.planning import dp_sgd
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -14,9 +14,10 @@ from hushgrad._check import positive, whole
 from hushgrad.clip import Adaptive, Rule, as_rule
 from hushgrad.errors import InputError
 from hushgrad.federated.clipping import bounded
-from hushgrad.mechanism import Mechanism, dp_ftrl, dp_sgd
-from hushgrad.noise import Independent, Strategy, Tree
-from hushgrad.sampling import Poisson, Sampler, Shuffle
+from hushgrad.mechanism import Mechanism
+from hushgrad.noise import Independent, Strategy
+from hushgrad.planning import dp_ftrl, dp_sgd
+from hushgrad.sampling import Poisson, Sampler
 from hushgrad.training.step import Sums, noised
 
 __all__ = ["Aggregator", "AggregatorState", "dp_aggregator", "empty", "with_update"]
@@ -153,10 +154,9 @@ class Aggregator:
             "delta": delta,
             "noise_multiplier": self.noise_multiplier,
         }
-        if isinstance(self.strategy, Tree):
-            again = self.strategy.restart_every
-            m = dp_ftrl(**settings, sampling=sampling or Shuffle, restart_every=again)
-            return dataclasses.replace(m, unit="user", strategy=self.strategy)
+        if self.strategy.correlated:
+            m = dp_ftrl(**settings, sampling=sampling, strategy=self.strategy)
+            return dataclasses.replace(m, unit="user")
         return dp_sgd(**settings, sampling=sampling or Poisson, unit="user")
 
 

@@ -18,7 +18,19 @@ from hushgrad.keras.example import check_model
 from hushgrad.keras.history import History
 from hushgrad.keras.session import Settings
 from hushgrad.keras.trainer import PrivateTrainer
-from hushgrad.sampling import SAMPLERS, CheckIn, Poisson, Sampler, Stream, from_dict, to_dict
+from hushgrad.noise import STRATEGIES, Banded, Independent, Strategy
+from hushgrad.noise import from_dict as strategy_from_dict
+from hushgrad.sampling import (
+    SAMPLERS,
+    CheckIn,
+    CyclicPoisson,
+    Poisson,
+    Sampler,
+    Shuffle,
+    Stream,
+    from_dict,
+    to_dict,
+)
 from hushgrad.training import Budget
 
 __all__ = ["PrivateModel", "privatize"]
@@ -99,12 +111,13 @@ class PrivateModel(PrivateTrainer, keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The model, its settings and what it has spent."""
         settings, account = self._settings, self._account
-        sampling = settings.sampling
+        sampling, strategy = settings.sampling, settings.strategy
         return {
             "model": keras.saving.serialize_keras_object(self.model),
             "clip": settings.clip.to_dict(),
             "noise_multiplier": settings.noise_multiplier,
             "sampling": sampling.kind if isinstance(sampling, type) else to_dict(sampling),
+            "strategy": strategy.kind if isinstance(strategy, type) else strategy.to_dict(),
             "block_size": settings.block_size,
             "epsilon": account.limit,
             "seeded": account.seeded,
@@ -121,12 +134,15 @@ class PrivateModel(PrivateTrainer, keras.Model):
         model = keras.saving.deserialize_keras_object(
             config["model"], custom_objects=custom_objects
         )
-        sampling = config["sampling"]
+        sampling, strategy = config["sampling"], config.get("strategy", Independent.kind)
         settings = Settings(
             clip_from_dict(config["clip"]),
             config["noise_multiplier"],
             _KINDS[sampling] if isinstance(sampling, str) else from_dict(sampling),
             config["block_size"],
+            strategy=STRATEGIES[strategy]
+            if isinstance(strategy, str)
+            else strategy_from_dict(strategy),
         )
         ledger = None if config["ledger"] is None else Path(config["ledger"])
         account = Account(config["epsilon"], None, ledger=ledger, before=config["account"])
@@ -141,7 +157,8 @@ def privatize(
     noise_multiplier: float | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
-    sampling: str | type[Sampler] | Sampler = Poisson,
+    sampling: str | type[Sampler] | Sampler | None = None,
+    strategy: str | type[Strategy] | Strategy = Independent,
     budget: Budget | None = None,
     ledger: str | Path | None = None,
     block_size: int | None = None,
@@ -177,7 +194,10 @@ def privatize(
         the size of the data, the batch and the epochs, and spends all.
       delta: at which epsilon is counted; a tenth of one over the examples by default, and at
         most 1e-5.
-      sampling: how `fit` draws batches: a sampler of `hushgrad.sampling`, or its name.
+      sampling: how `fit` draws batches: a sampler of `hushgrad.sampling`, or its name; Poisson
+        sampling by default, shuffled epochs for correlated noise.
+      strategy: how the noises of steps depend on each other: of `hushgrad.noise`, or a kind of
+        them or its name, such as "blt", of which each `fit` finds the best for its steps.
       budget: the data set's budget, which must hold every training before its first step.
       ledger: SQLite file for a row of each step; a file of the user's own by default.
       block_size: examples processed at once, which bounds memory.
@@ -202,17 +222,36 @@ def privatize(
     settings = Settings(
         as_rule(clip),
         None if noise_multiplier is None else positive("noise_multiplier", noise_multiplier),
-        _sampler(sampling),
+        Poisson,
         None if block_size is None else whole("block_size", block_size),
+        strategy=_strategy(strategy),
     )
+    settings = settings._replace(sampling=_sampler(sampling, settings))
     where = None if ledger is None else Path(ledger).expanduser()
     account = Account(epsilon, delta, budget=budget, ledger=where, seed=seed)
     return PrivateModel(model, settings, account)
 
 
-def _sampler(sampling: Any) -> type[Sampler] | Sampler:
+def _strategy(strategy: Any) -> type[Strategy] | Strategy:
+    if isinstance(strategy, str):
+        strategy = STRATEGIES.get(strategy, strategy)
+    if strategy in STRATEGIES.values() or isinstance(strategy, tuple(STRATEGIES.values())):
+        return strategy
+    known = ", ".join(repr(kind) for kind in STRATEGIES)
+    raise InputError(f"strategy must be of hushgrad.noise, or one of {known}, got {strategy!r}")
+
+
+def _sampler(sampling: Any, settings: Settings) -> type[Sampler] | Sampler:
+    if sampling is None:
+        return Shuffle if settings.strategy.correlated else Poisson
     if isinstance(sampling, str):
         sampling = _KINDS.get(sampling.replace("_", "-"), sampling)
+    searched = sampling is CyclicPoisson and settings.strategy is Banded
+    if searched and settings.noise_multiplier is not None:
+        raise InputError(
+            "sampling must say its cycle with a noise multiplier: how many bands are the best "
+            "depends on epsilon; take hg.sampling.CyclicPoisson(rate, cycle)"
+        )
     if sampling in _KINDS.values() or isinstance(sampling, tuple(_KINDS.values())):
         return sampling
     known = ", ".join(repr(kind) for kind in _KINDS)

@@ -17,8 +17,9 @@ from hushgrad.errors import InputError
 from hushgrad.keras.account import Account
 from hushgrad.keras.data import Rows, given
 from hushgrad.keras.devices import layout
-from hushgrad.mechanism import Mechanism, planned
+from hushgrad.mechanism import Mechanism
 from hushgrad.noise import Independent, Strategy
+from hushgrad.planning import planned
 from hushgrad.sampling import Poisson, Sampler, Shuffle, Stream, blocks
 from hushgrad.training.draw import Mine, Part, parts
 from hushgrad.training.feed import ahead
@@ -45,7 +46,8 @@ class Settings(NamedTuple):
       sampling: how `fit` draws batches from data that can be drawn from.
       block_size: examples that are processed at once, or None for the device's default.
       microbatches: in a batch, each clipped as one; None for as many as there are examples.
-      strategy: how the noises of steps depend on each other.
+      strategy: how the noises of steps depend on each other, or a kind of which each training
+        finds its own.
     """
 
     clip: Rule
@@ -53,7 +55,7 @@ class Settings(NamedTuple):
     sampling: type[Sampler] | Sampler = Poisson
     block_size: int | None = None
     microbatches: int | None = None
-    strategy: Strategy = Independent()
+    strategy: type[Strategy] | Strategy = Independent
 
     def block(self, batch_size: int, layout: Layout) -> int:
         """Examples that are processed at once: on a CPU, as many as its caches hold."""

@@ -23,7 +23,8 @@ from jaxtyping import Array, Float, Num
 from hushgrad import accounting
 from hushgrad._check import positive
 from hushgrad.clip import Rule
-from hushgrad.mechanism import Mechanism, dp_sgd
+from hushgrad.mechanism import Mechanism
+from hushgrad.planning import dp_sgd
 from hushgrad.recipes.recipe import glorot_uniform
 
 __all__ = ["CLIPS", "STEPS", "Network", "batch_size_for", "tabular_mechanism"]

@@ -2,7 +2,7 @@
 
 Public facts (the rate) are fields; secret ones (the generator) are arguments. A
 new sampler is one file here with what `Sampler`'s have in common, listed there; what a
-mechanism with it costs is one function in `hushgrad.mechanism`.
+mechanism with it costs is one function in `hushgrad.costs`.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from hushgrad.sampling.blocks import Block, blocks
 from hushgrad.sampling.check_in import CheckIn
 from hushgrad.sampling.cyclic_poisson import CyclicPoisson
 from hushgrad.sampling.fixed_size import FixedSize
+from hushgrad.sampling.in_order import InOrder
 from hushgrad.sampling.poisson import Poisson
 from hushgrad.sampling.shuffle import Shuffle
 from hushgrad.sampling.stream import Stream
@@ -27,6 +28,7 @@ __all__ = [
     "CheckIn",
     "CyclicPoisson",
     "FixedSize",
+    "InOrder",
     "Poisson",
     "Sampler",
     "Shuffle",
@@ -45,6 +47,7 @@ Sampler = (
     | FixedSize
     | Shuffle
     | BallsInBins
+    | InOrder
     | Stream
     | CheckIn
 )

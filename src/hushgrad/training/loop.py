@@ -293,7 +293,7 @@ def _check(mechanism: Any, optimizer: Any, budget: Any, options: Any) -> None:
     if given:
         raise InputError(
             f"mechanism must draw its batches, got sampling={type(given[0]).__name__}, whose "
-            "batches are given; take hg.sampling.Poisson"
+            "batches are given; take hg.sampling.Poisson, or InOrder for rows as they lie"
         )
     if any(m.clip.group > 1 for m in mechanism.phases):
         raise InputError(
