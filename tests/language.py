@@ -22,6 +22,8 @@ PLAIN = {"examples": 203, "batch_size": 42, "steps": STEPS, "delta": 1e-4, "nois
 MECHANISMS = {
     "poisson": hg.dp_sgd(**PLAIN),
     "adaptive": hg.dp_sgd(**PLAIN, clip=hg.clip.Adaptive()),
+    "banded": hg.dp_banded(**PLAIN, bands=3),
+    "blt": hg.dp_ftrl(**PLAIN, strategy=hg.noise.BLT),
     "tree": hg.dp_ftrl(**PLAIN, strategy=hg.noise.Tree(5)),
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from hushgrad import accounting, callbacks, clip, datasets, errors, noise, optimizers, sampling
 from hushgrad._version import __version__
+from hushgrad.choices import Choice, choices
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism
 from hushgrad.planning import dp_banded, dp_ftrl, dp_sgd
@@ -33,6 +34,7 @@ from hushgrad.training import (
 
 __all__ = [
     "Budget",
+    "Choice",
     "Mechanism",
     "Options",
     "Progress",
@@ -45,6 +47,7 @@ __all__ = [
     "accounting",
     "callbacks",
     "check",
+    "choices",
     "clip",
     "clipped_grad",
     "datasets",

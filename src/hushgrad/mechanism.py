@@ -174,6 +174,7 @@ class Mechanism(Plan):
                 "steps' does not follow; take a clip that stays, such as hg.clip.Flat"
             )
         self.event_with(1.0)  # or an error
+        self.strategy.transformation(1.0, max(self.steps, 1))  # or an error
         self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
 
     @property

@@ -108,7 +108,8 @@ def dp_ftrl(
 
     Formal guarantee: as `dp_sgd`'s, under the sampler's neighbouring relation. What is charged
     is the exact cost of one Gaussian mechanism over all steps, for the worst steps in which an
-    example may take part with this sampler; amplified as in `dp_banded` where the sampler is
+    example may take part with this sampler (for matrices over shuffled passes, a bound on the
+    worst); amplified as in `dp_banded` where the sampler is
     `CyclicPoisson` and the strategy has no more bands than its cycle.
 
     Args:

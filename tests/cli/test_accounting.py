@@ -82,6 +82,33 @@ def test_plan_without_a_batch_size_is_a_table():
     assert all(2.99 < row["epsilon"] <= 3 for row in found)
 
 
+def test_mechanisms_are_compared_by_the_noise_in_sums():
+    plan = "plan --examples 2000 --batch-size 100 --epochs 2 --epsilon 3 --compare".split()
+    text = run(*plan)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    rows = re.findall(r"^  (\S.*?)  +(\S.*?)  +(\S+) +(\S+) +(\S+) +(\d+) x *$", text, re.M)
+    found = json.loads(run(*plan, "--json"))
+    assert [row[:2] for row in rows] == [(m["name"], m["batches"]) for m in found["mechanisms"]]
+    errors = [m["squared_error"] for m in found["mechanisms"]]
+    assert errors == sorted(errors)
+    assert [float(row[3]) for row in rows] == [float(f"{e / errors[0]:.3g}") for e in errors]
+    best = found["recommended"]
+    assert (best["name"], best["batches"]) == ("BandMF", "random draws")
+    assert best["reason"].startswith("Take BandMF on random draws: nobody knows who was drawn")
+    assert "cannot be drawn at random: Dense noise on rows in order" in text.replace("\n", " ")
+    # The call that is shown makes the mechanism that was compared.
+    call = re.search(r"hg\.dp_banded\((.*?)\)", best["reason"].replace("\n", " "))[1]
+    m = hg.dp_banded(**eval(f"dict({call})"))
+    assert 2.99 < m.epsilon() < 3.001
+
+
+def test_cohorts_that_are_given_are_compared_too():
+    plan = "plan --examples 2000 --batch-size 100 --steps 40 --epsilon 3 --compare".split()
+    text = run(*plan, "--min-separation", "10", "--max-participations", "2")
+    assert re.search(r"\w+ noise on whoever comes", text.replace("\n", " "))
+    assert "whoever comes" not in run(*plan)
+
+
 def test_a_picture_of_the_bounds(tmp_path):
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'hushgrad[plot]'")
     file = tmp_path / "bounds.png"
@@ -113,6 +140,8 @@ def test_a_picture_of_the_bounds(tmp_path):
         ("plan --examples 100 --epsilon 1 --delta 2", "delta"),
         ("plan --examples 100 --epsilon 1 --accountant x", "accountant"),
         ("plan --examples 100 --epsilon 1 --batch-size 200", "batch_size"),
+        ("plan --examples 100 --epsilon 1 --compare", "--compare needs --batch-size"),
+        ("plan --examples 100 --epsilon 1 --steps 3", "--steps, .* need --compare"),
     ],
 )
 def test_mistakes(arguments, said):

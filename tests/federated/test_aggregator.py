@@ -66,6 +66,13 @@ def test_its_mechanism_hides_users():
     trees = hg.federated.dp_aggregator(2.0, 10, clip=1.0, strategy=hg.noise.Tree(5))
     m = trees.mechanism(clients=100, rounds=20, delta=1e-3)
     assert (m.unit, m.strategy) == ("user", hg.noise.Tree(5))
+    blt = hg.noise.BLT.of(20, pattern=hg.noise.Spaced(2, 8))
+    buffered = hg.federated.dp_aggregator(2.0, 10, clip=1.0, strategy=blt)
+    coming = hg.sampling.CheckIn(10, min_separation=8, max_participations=2)
+    m = buffered.mechanism(clients=100, rounds=20, delta=1e-3, sampling=coming)
+    event = hg.accounting.poisson_gaussian(1.0, 2.0 / blt.sensitivity(20, hg.noise.Spaced(2, 8)), 1)
+    wanted = hg.accounting.epsilon(event, 1e-3, relation="replace-special")
+    assert (m.unit, m.strategy, m.epsilon()) == ("user", blt, pytest.approx(wanted))
 
 
 UPDATES = st.lists(

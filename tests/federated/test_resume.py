@@ -15,18 +15,19 @@ ALL = {"sampling": hg.sampling.Poisson(1.0), "batch_size": len(SIZES)}
 KINDS = {
     "fixed": {},
     "adaptive": {"clip": hg.clip.Adaptive(count_stddev=3.0)},
-    "tree": {"sampling": hg.sampling.Shuffle, "batch_size": 3, "steps": 6},
+    "tree": {"sampling": hg.sampling.Shuffle, "strategy": hg.noise.Tree()},
+    "blt": {"sampling": hg.sampling.InOrder, "strategy": hg.noise.BLT},
+    "banded": {"sampling": hg.sampling.CyclicPoisson(1.0, 4), "strategy": hg.noise.Banded},
 }
 
 
 @pytest.fixture
 def of_kind(process, mechanism):
     def made(kind):
-        if kind != "tree":
+        if "strategy" not in KINDS[kind]:
             return process(KINDS[kind])
-        m = hg.dp_ftrl(
-            examples=12, batch_size=3, steps=6, clip=0.5, delta=1e-2, noise_multiplier=1.0
-        )
+        plan = {"examples": 12, "batch_size": 3, "steps": 6, "clip": 0.5, "delta": 1e-2}
+        m = hg.dp_ftrl(**plan, noise_multiplier=1.0, **KINDS[kind])
         return process(mechanism=m)
 
     return made

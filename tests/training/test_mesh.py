@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).with_name("meshes.py")
 
 
 QUICK = ["alone poisson", "tensor poisson", "alone tree", "fsdp alone tree"]
+QUICK += ["alone blt", "fsdp blt"]
 MORE = [
     *("two poisson", "data poisson", "fsdp poisson", "alone adaptive", "fsdp adaptive"),
     *(
@@ -28,6 +29,9 @@ MORE = [
         "alone tensor poisson",
         "alone tensor tree",
         "fsdp fsdp tree",
+        "alone banded",
+        "fsdp banded",
+        "fsdp alone banded",
     ),
 ]
 
@@ -65,7 +69,7 @@ MOVED = ["fsdp alone tree", "fsdp alone poisson", "alone tensor poisson", "fsdp 
 SHARES = {"data": [1.0] * 3, "two": [1.0] * 3, "fsdp": [1.0, 1 / 8, 1 / 8], "tensor": [1 / 4] * 3}
 
 
-@pytest.mark.parametrize("name", each(*TRAINED, "fsdp tree"))
+@pytest.mark.parametrize("name", each(*TRAINED, "fsdp tree", "fsdp blt", "fsdp banded"))
 def test_every_layout_trains_the_same(results, name):
     layout, mechanism = name.split()
     one, other = results(f"alone {mechanism}"), results(name)
@@ -75,12 +79,12 @@ def test_every_layout_trains_the_same(results, name):
     assert other["share"] == SHARES[layout] * 2
 
 
-@pytest.mark.parametrize("name", each(*MOVED, "alone tensor tree"))
+@pytest.mark.parametrize("name", each(*MOVED, "alone tensor tree", "fsdp alone banded"))
 def test_a_run_that_goes_on_elsewhere_repeats_no_step(results, name):
     run, mechanism = results(name), name.split()[2]
     assert run["before"] == [0, 1, 2, 3, 4, 5]
-    # The state of the tree's noise is made again for steps that are lost; no sum is released.
-    lost = [4, 5] if mechanism == "tree" else []
+    # The state of noise that cancels is made again for steps that are lost; no sum is released.
+    lost = [4, 5] if mechanism in ("tree", "banded") else []
     assert run["after"] == [*lost, 6, 7, 8]
     assert run["epsilon"] == results(f"alone {mechanism}")["epsilon"]
     assert run["steps"] == 9

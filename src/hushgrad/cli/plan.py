@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from hushgrad.accounting import Calibration
+    from hushgrad.choices import Choice
+    from hushgrad.mechanism import Mechanism
 
 __all__ = ["plan"]
 
@@ -28,6 +31,18 @@ BatchSize = Annotated[
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
 Accountant = Annotated[str, typer.Option("--accountant", help="pld (tight) or rdp.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same for machines.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps, in place of epochs.")]
+Compare = Annotated[
+    bool,
+    typer.Option("--compare", help="Every mechanism, by the noise in its sums of gradients."),
+]
+Separation = Annotated[
+    int | None,
+    typer.Option("--min-separation", help="Least steps between two turns, with --compare."),
+]
+Participations = Annotated[
+    int | None, typer.Option("--max-participations", help="Most turns, with --compare.")
+]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", help="Picture of every bound over the steps (needs matplotlib)."),
@@ -43,10 +58,24 @@ def plan(
     accountant: Accountant = "pld",
     as_json: AsJson = False,
     plot: Plot = None,
+    compare: Compare = False,
+    steps: Steps = None,
+    min_separation: Separation = None,
+    max_participations: Participations = None,
 ) -> None:
     """How much noise a budget takes; without --batch-size or --epochs, a table over them."""
     from hushgrad.accounting import calibrate
+    from hushgrad.errors import InputError
 
+    rules = {"min_separation": min_separation, "max_participations": max_participations}
+    if compare:
+        if batch_size is None or (plot, accountant) != (None, "pld"):
+            raise InputError("--compare needs --batch-size, and has no --plot and no --accountant")
+        facts = {"examples": examples, "batch_size": batch_size, "epochs": epochs, "steps": steps}
+        _compared({**facts, "epsilon": epsilon, "delta": delta, **rules}, as_json)
+        return
+    if any(value is not None for value in (steps, *rules.values())):
+        raise InputError("--steps, --min-separation and --max-participations need --compare")
     batches = (batch_size,) if batch_size is not None else _batches(examples)
     passes = (epochs,) if epochs is not None else _EPOCHS
     rows = [
@@ -133,6 +162,116 @@ def _table(
         "A larger batch costs more computing for every step; take the largest that you can\n"
         "afford, then as many epochs as still help."
     )
+
+
+def _compared(plan: dict[str, Any], as_json: bool) -> None:
+    from hushgrad.choices import choices
+
+    found = choices(**plan)
+    reason = _reason(found)
+    if as_json:
+        facts = [
+            {
+                "name": one.name,
+                "batches": one.batches,
+                "needs_random_batches": one.sampled,
+                "squared_error": one.squared_error,
+                "memory_in_parameters": one.memory,
+                "noise_multiplier": one.mechanism.noise_multiplier,
+                "epsilon": one.mechanism.epsilon(),
+                "neighbouring_relation": one.mechanism.neighbouring_relation,
+            }
+            for one in found
+        ]
+        recommended = {"name": found[0].name, "batches": found[0].batches, "reason": reason}
+        told = {"mechanisms": facts, "recommended": recommended}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    _mechanisms(found, plan)
+    typer.echo(reason)
+
+
+def _mechanisms(found: tuple[Choice, ...], plan: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    m = found[0].mechanism
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{m.examples:,} examples, batch size {m.batch_size:,}, {m.steps:,} steps: noise in "
+        f"sums of\ngradients at epsilon {plan['epsilon']:g}, delta {m.delta:g}, in squared clips",
+        title_justify="left",
+    )
+    table.add_column("mechanism")
+    table.add_column("batches")
+    for name in ("squared error", "times least", "noise", "memory"):
+        table.add_column(name, justify="right")
+    for one in found:
+        table.add_row(
+            one.name,
+            one.batches,
+            f"{one.squared_error:.4g}",
+            f"{one.squared_error / found[0].squared_error:.3g}",
+            f"{one.mechanism.noise_multiplier:.4g}",
+            f"{one.memory} x",
+        )
+    Console(highlight=False).print(table)
+
+
+def _reason(found: tuple[Choice, ...]) -> str:
+    """Which to take, and why, for who can sample and who cannot."""
+    best = found[0]
+    first = f"Take {best.name} on {best.batches}: {_why(best)}."
+    plain = next(one for one in found if one.name == "DP-SGD" and one.sampled)
+    if plain is not best:
+        less = 1 - best.squared_error / plain.squared_error
+        first += f" Its squared error is {less:.0%} less than DP-SGD's."
+    told = [first, f"In Python: {_call(best.mechanism)}"]
+    others: dict[str, Choice] = {}
+    for one in found:
+        if not one.sampled:
+            others.setdefault(one.batches, one)
+    listed = [
+        f"{one.name} on {batches} ({one.squared_error / best.squared_error:.3g} times the least)"
+        for batches, one in others.items()
+    ]
+    if best.sampled:
+        told.append(
+            f"Where batches cannot be drawn at random: {', '.join(listed)}. Their noise cancels "
+            "between steps, and nobody comes back soon enough to profit."
+        )
+    told.append(
+        "Noise is the noise multiplier; memory is what the noise keeps between steps, in copies of "
+        "the parameters."
+    )
+    return "\n".join(textwrap.fill(part, 79, break_on_hyphens=False) for part in told)
+
+
+def _call(m: Mechanism) -> str:
+    from hushgrad.sampling import CheckIn, CyclicPoisson
+
+    facts = f"examples={m.examples}, batch_size={m.batch_size}, steps={m.steps}, delta={m.delta:g}"
+    facts += f", noise_multiplier={m.noise_multiplier:.6g}"
+    if not m.strategy.correlated:
+        return f"hg.dp_sgd({facts}, sampling=hg.sampling.{type(m.sampling).__name__})"
+    if isinstance(m.sampling, CyclicPoisson):
+        return f"hg.dp_banded({facts}, bands={m.strategy.bands})"
+    strategy = f"strategy=hg.noise.{type(m.strategy).__name__}"
+    if isinstance(m.sampling, CheckIn):
+        rules = f"min_separation={m.sampling.min_separation}"
+        rules += f", max_participations={m.sampling.max_participations}"
+        return f"hg.dp_ftrl({facts}, {rules}, {strategy})"
+    return f"hg.dp_ftrl({facts}, sampling=hg.sampling.{type(m.sampling).__name__}, {strategy})"
+
+
+def _why(one: Choice) -> str:
+    if not one.mechanism.strategy.correlated:
+        return "not knowing who was drawn saves more here than noise that cancels would"
+    if not one.sampled:
+        return "its noise cancels between steps, and nobody comes back soon enough to profit"
+    bands = one.mechanism.strategy.bands
+    return f"nobody knows who was drawn, and the noise of {bands} steps in a row cancels"
 
 
 def _draw(row: Calibration, file: Path) -> None:

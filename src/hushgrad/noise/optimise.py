@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,14 +30,13 @@ def minimised(
     """Where a smooth function is least, by L-BFGS; never worse than the start."""
     if not len(start):
         return start
-    found = optimize.minimize(
-        value_and_slopes,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-9, "gtol": 1e-7, "maxcor": 20},
-    )
+    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-9, "gtol": 1e-7, "maxcor": 20}
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # Of a step too far, which is taken back.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = optimize.minimize(
+            value_and_slopes, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+        )
     better = np.isfinite(found.fun) and found.fun <= value_and_slopes(start)[0]
     return found.x if better else start
 
