@@ -108,7 +108,8 @@ def mnist_score(data: hg.datasets.Dataset) -> Score:
             run = hg.train(
                 model.loss, model.init(seed), train, m, optimizer=optax.sgd(rate), directory=folder
             )
-        return recipes.accuracy(model, run.params, *(held if choosing else data.test))
+        images, labels = held if choosing else data.test
+        return recipes.accuracy(model, run.params, images, labels)
 
     return score
 

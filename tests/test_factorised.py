@@ -315,9 +315,9 @@ def test_choices_keep_epsilon_and_come_by_their_error():
     assert all(one.mechanism.steps == 40 for one in found)
     assert all(2.98 < one.mechanism.epsilon() <= 3.0 for one in found)
     memory = {(one.name, one.batches): one.memory for one in found}
-    assert memory[("DP-SGD", "random draws")] == memory[("Dense noise", "rows in order")] == 0
-    assert memory[("BLT noise", "rows in order")] == 4
-    assert memory[("Toeplitz noise", "rows in order")] == 19
+    assert memory[("DP-SGD", "random draws")] == memory[("Dense", "rows in order")] == 0
+    assert memory[("BLT", "rows in order")] == 4
+    assert memory[("Toeplitz", "rows in order")] == 19
     for one in found:
         if one.name.startswith("DP-SGD"):
             wanted = one.mechanism.noise_multiplier**2 * 41 / 2

@@ -120,9 +120,7 @@ def choices(
 
 
 def _of(kinds: list[type[Strategy]], batches: str, make: Callable[..., Mechanism]) -> list[Choice]:
-    return [
-        _choice(f"{kind.__name__} noise", batches, False, make(strategy=kind)) for kind in kinds
-    ]
+    return [_choice(kind.__name__, batches, False, make(strategy=kind)) for kind in kinds]
 
 
 def _choice(name: str, batches: str, sampled: bool, m: Mechanism) -> Choice:

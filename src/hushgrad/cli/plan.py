@@ -203,9 +203,9 @@ def _mechanisms(found: tuple[Choice, ...], plan: dict[str, Any]) -> None:
         f"sums of\ngradients at epsilon {plan['epsilon']:g}, delta {m.delta:g}, in squared clips",
         title_justify="left",
     )
-    table.add_column("mechanism")
-    table.add_column("batches")
-    for name in ("squared error", "times least", "noise", "memory"):
+    table.add_column("mechanism", no_wrap=True)
+    table.add_column("batches", no_wrap=True)
+    for name in ("squared error", "ratio", "noise", "memory"):
         table.add_column(name, justify="right")
     for one in found:
         table.add_row(
