@@ -233,6 +233,15 @@ def test_a_workload_is_the_optimizers_iterates():
     np.testing.assert_allclose(workload.rates(10), [1] * 5 + [0.84, 0.68, 0.52, 0.36, 0.2])
 
 
+@pytest.mark.parametrize("steps", [240, 1000, 5000])
+def test_a_search_that_meets_infinity_goes_on(steps):
+    """Two bands: the error is finite but huge beyond a ratio of 1, where a first step may lead."""
+    ratio = np.linspace(0.5, 0.99, 50)
+    pairs = np.stack([np.ones(50), ratio], 1) / np.sqrt(1 + ratio[:, None] ** 2)
+    errors = [Toeplitz(tuple(pair)).error(steps, ONCE) for pair in pairs]
+    assert Toeplitz.of(steps, 2).error(steps, ONCE) <= min(errors) * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 30, 200])
 def test_optimised_matrices_err_less_than_what_was_known_before(steps):
     tree, alone = Tree().error(steps, ONCE), Independent().error(steps, ONCE)

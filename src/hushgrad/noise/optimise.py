@@ -19,7 +19,7 @@ __all__ = ["cached", "descended", "minimised"]
 
 Vector = Float[np.ndarray, " numbers"]
 # A new number for each change of what a search finds.
-_VERSION = 1
+_VERSION = 2
 
 
 def minimised(
@@ -27,18 +27,34 @@ def minimised(
     start: Vector,
     bounds: list[tuple[float, float]] | None = None,
 ) -> Vector:
-    """Where a smooth function is least, by L-BFGS; never worse than the start."""
+    """Where a smooth function is least, by L-BFGS; never worse than the start.
+
+    Where SciPy's meets a value that is not finite, of which it makes an end, and there are no
+    bounds, `descended` goes on.
+    """
     if not len(start):
         return start
+
+    met = False
+
+    def bordered(point: Vector) -> tuple[float, Vector]:
+        nonlocal met
+        value, slopes = value_and_slopes(point)
+        if np.isfinite(value) and np.isfinite(slopes).all():
+            return value, slopes
+        met = True
+        return np.inf, slopes
+
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-9, "gtol": 1e-7, "maxcor": 20}
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # Of a step too far, which is taken back.
         warnings.simplefilter("ignore", RuntimeWarning)
         found = optimize.minimize(
-            value_and_slopes, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+            bordered, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
         )
-    better = np.isfinite(found.fun) and found.fun <= value_and_slopes(start)[0]
-    return found.x if better else start
+        better = np.isfinite(found.fun) and found.fun <= value_and_slopes(start)[0]
+        best = np.asarray(found.x) if better else start
+        return descended(bordered, best) if met and bounds is None else best
 
 
 def descended(
