@@ -37,6 +37,7 @@ from hushgrad.training.data import prepare
 from hushgrad.training.job import Job
 from hushgrad.training.journal import Entry, Journal
 from hushgrad.training.layout import Layout
+from hushgrad.training.planting import Planted
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.step import initial_state
 
@@ -60,7 +61,12 @@ def steps(rounds: int, count: int, folder: Path) -> dict[str, float]:
     params, options = recipes.mnist.init(0), hg.Options(block_size=64)
     bare = _Bare(
         Job(
-            recipes.mnist.loss, m, _OPTIMIZER, prepare(data, m, options), 64, options, Layout(None)
+            recipes.mnist.loss,
+            m,
+            Planted(prepare(data, m, options), _OPTIMIZER),
+            64,
+            options,
+            Layout(None),
         ),
         params,
     )

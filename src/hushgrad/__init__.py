@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 # Faces that need more than hushgrad itself does, imported when they are asked for.
-_FACES = ("federated", "keras", "sklearn")
+_FACES = ("audit", "federated", "keras", "sklearn")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from hushgrad.training.data import prepare
 from hushgrad.training.feed import ahead
 from hushgrad.training.job import Job
 from hushgrad.training.layout import Layout
+from hushgrad.training.planting import Planted
 from hushgrad.training.secret import RunSecret
 
 
@@ -294,7 +295,8 @@ def test_every_example_and_step_has_its_own_chance(train, data, tmp_path):
     np.testing.assert_array_equal(flat(again), flat(runs[1]))
     options = hg.Options(augment=noisy)
     source = prepare(data, mechanism(), options)
-    job = Job(loss, mechanism(), optax.sgd(0.1), source, 8, options, Layout(None))
+    planted = Planted(source, optax.sgd(0.1))
+    job = Job(loss, mechanism(), planted, 8, options, Layout(None))
     words = [part.batch[0] for part in job.parts(RunSecret.from_seed(1), 0)]
     every = np.concatenate(words)
     assert len(np.unique(every, axis=0)) == len(every)

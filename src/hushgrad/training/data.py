@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from hushgrad.datasets import Columns
 from hushgrad.errors import DataError, InputError
@@ -42,6 +42,10 @@ class Source(abc.ABC):
     size: int
     content: Any
     hashed: bool
+
+    def present(self, rows: Int[np.ndarray, " block"]) -> Bool[np.ndarray, " block"]:
+        """Whether a unit is there at all, or its place is empty."""
+        return np.ones(len(rows), bool)
 
     def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
         """What is read for some units: arrays in a pytree, with an entry for each."""

@@ -34,6 +34,7 @@ class Identity:
       block_size: rows per block; sums in other blocks round differently.
       seeded: the secret came from a seed given by the user.
       budget: name of the privacy budget that holds the run, if any.
+      audit: what the run is audited by, as plain data, if it is.
     """
 
     mechanism: dict[str, Any]
@@ -42,6 +43,7 @@ class Identity:
     block_size: int
     seeded: bool
     budget: str | None = None
+    audit: dict[str, Any] | None = None
 
 
 class RunDirectory:
@@ -51,6 +53,7 @@ class RunDirectory:
     - `secret.key`: the run's secret, readable by its owner, removed when the run ends.
     - `ledger.sqlite`: the charged steps.
     - `checkpoints/`: parameters and optimizer state.
+    - `canaries.json`, `audit.json`: what an audit drew and what it found; for the owner alone.
     - `secret.noise/`: state of noise that later steps depend on, where there is such noise;
       for its owner alone, removed when the run ends.
     """

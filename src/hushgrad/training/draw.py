@@ -81,7 +81,8 @@ def parts(
         pieces, failure = list(blocks(drawn, block_size)), None
         for number, block in enumerate(pieces, start=1):
             # All processes draw the same, whatever they read of it.
-            chosen, mask, last = source.drawn(block.rows, rng), block.mask, number == len(pieces)
+            chosen, last = source.drawn(block.rows, rng), number == len(pieces)
+            mask = block.mask & source.present(block.rows)
             if mine is not None:
                 part = _read(source, mine, Part(step, last, chosen, mask, None))
                 failure = failure or part.failure

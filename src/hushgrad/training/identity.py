@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -19,7 +20,13 @@ __all__ = ["check", "check_alike", "identity_of"]
 
 
 def identity_of(
-    job: Job, state: State, secret: RunSecret | None, *, seeded: bool, budget: str | None
+    job: Job,
+    state: State,
+    secret: RunSecret | None,
+    *,
+    seeded: bool,
+    budget: str | None,
+    audit: dict[str, Any] | None,
 ) -> Identity:
     """What must be the same for a run to go on; finds errors in the loss on the way."""
     traced = job.trace(state)
@@ -31,6 +38,7 @@ def identity_of(
         block_size=job.block_size,
         seeded=seeded,
         budget=budget,
+        audit=audit,
     )
 
 

@@ -10,15 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from hushgrad.gradients import clipped_grad
 from hushgrad.mechanism import Mechanism, Plan
-from hushgrad.training.data import Source
 from hushgrad.training.draw import Mine, Part, parts
 from hushgrad.training.feed import ahead
 from hushgrad.training.layout import Layout
 from hushgrad.training.options import Options
+from hushgrad.training.planting import Planted
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.step import State, Sums, accumulate, empty_sums, release
 
@@ -31,8 +30,7 @@ class Job:
     Args:
       loss: of one unit: of one example, or of all of a user's.
       mechanism: what releases are made of.
-      optimizer: sees the noisy mean gradient.
-      source: the data.
+      planted: the data, the optimizer, and what an audit does with sums.
       block_size: rows processed at once; on several devices, rounded up to as many for each.
       options: of the run.
       layout: where arrays are.
@@ -42,20 +40,21 @@ class Job:
         self,
         loss: Callable[..., Any],
         mechanism: Plan,
-        optimizer: optax.GradientTransformation,
-        source: Source,
+        planted: Planted,
         block_size: int,
         options: Options,
         layout: Layout,
     ) -> None:
-        self.mechanism, self.optimizer = mechanism, optimizer
+        self.mechanism, self.optimizer, source = mechanism, planted.optimizer, planted.source
         self.source, self.block_size, self.options = source, block_size, options
         self.layout, self._rows = layout, layout.rounded(block_size)
         loss = source.loss(loss)
         devices = layout.shards
-        self._clipped = {
+        self._engine = {
             m.clip: clipped_grad(loss, m.clip, devices=devices) for m in mechanism.phases
         }
+        self._planted = planted
+        self._clipped = {clip: planted.summand(engine) for clip, engine in self._engine.items()}
         # What is compiled does not depend on how many steps there are.
         self._one = {m: m.after(1) for m in mechanism.phases}
         rows = layout.mine(self._rows)
@@ -74,7 +73,7 @@ class Job:
     def sums(self, state: State, part: Part, sums: Sums | None) -> Sums:
         """Adds a block to a step's sums of clipped gradients."""
         clipped = self._clipped[self.mechanism.at(part.step)[0].clip]
-        places = self.layout.places(state.params)
+        places = self.layout.places(self.layout.params(self._planted.shaped(state.params)))
         if sums is None:
             first = self.layout.batch(self._first, self._rows)
             sums = empty_sums(clipped, state.params, *first, places)
@@ -95,7 +94,7 @@ class Job:
 
     def skipped(self, state: State, secret: RunSecret, start: int, end: int) -> State:
         """The state with the noise's as it is after steps that were made and are lost."""
-        grads = jax.tree.map(jnp.zeros_like, state.params)
+        grads = jax.tree.map(jnp.zeros_like, self._planted.shaped(state.params))
         for step in range(start, end):
             phase, first = self.mechanism.at(step)
             if step == first:
@@ -108,7 +107,8 @@ class Job:
     def with_noise(self, state: State, step: int) -> State:
         """The state with the noise's as the phase of a step begins with."""
         phase = self.mechanism.at(step)[0]
-        begun = state._replace(noise=phase.noise(state.norm).init(state.params))
+        shaped = self._planted.shaped(state.params)
+        begun = state._replace(noise=phase.noise(state.norm).init(shaped))
         return self.layout.noise(begun)
 
     def trace(self, state: State) -> list[Any]:
@@ -118,10 +118,11 @@ class Job:
 
     def _trace(self, phase: Mechanism, state: State) -> list[Any]:
         # As on one device, wherever the arrays are: the same run may go on on other devices.
-        clipped = dataclasses.replace(self._clipped[phase.clip], devices=1)
+        clipped = self._planted.summand(dataclasses.replace(self._engine[phase.clip], devices=1))
         average = self.options.average
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-        noise = jax.eval_shape(lambda s: phase.noise(s.norm).init(s.params), state)
+        shaped = self._planted.shaped
+        noise = jax.eval_shape(lambda s: phase.noise(s.norm).init(shaped(s.params)), state)
         state = state._replace(noise=noise)
         first = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((self.block_size, *x.shape[1:]), x.dtype), self._first

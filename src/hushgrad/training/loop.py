@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from hushgrad.sampling import CheckIn, Stream
 from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digests
 from hushgrad.training.data import prepare
-from hushgrad.training.directory import Identity, RunDirectory
+from hushgrad.training.directory import RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
 from hushgrad.training.job import Job
 from hushgrad.training.layout import Layout
 from hushgrad.training.opening import default_block_size, facts_of, find, opened
 from hushgrad.training.options import Options
+from hushgrad.training.planting import RESULT, Audit, Planted, plant
+from hushgrad.training.reservation import Reservation
 from hushgrad.training.run import Progress, Run, StopTraining
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.shared import SharedLedger
@@ -56,6 +59,7 @@ def train(
     callback: Callback | Sequence[Callback] | None = None,
     options: Options | None = None,
     mesh: Mesh | None = None,
+    audit: Audit | None = None,
 ) -> Run:
     """Trains with differential privacy; the same call goes on after a crash.
 
@@ -91,6 +95,9 @@ def train(
         steps after its last checkpoint: they stay charged, and what they learned is lost. After
         `jax.distributed.initialize` all processes make the same call, on a mesh of all devices
         and a directory that all share: each reads its part of a batch, and one keeps the ledger.
+      audit: measures what the run gives away, from below: `hg.audit.Canaries(1000)`. They take
+        the place of as many rows of the data, so that the mechanism and its cost are as they
+        were; `run.audit` has what was found.
 
     Raises:
       InputError, DataError: if an argument or the data is wrong; nothing has been spent.
@@ -107,32 +114,35 @@ def train(
         _check(mechanism, optimizer, budget, options)
         team.check(mesh, "mesh", f"as {_EVERYWHERE} has")
         layout, params = Layout(mesh), _arrays(params)
-        facts |= facts_of(mechanism, seed, budget, options, layout, params)
+        facts |= facts_of(mechanism, seed, budget, options, layout, params, audit)
         source, folder = prepare(data, mechanism, options), RunDirectory(directory)
     folder.check_shared(team)
     params = layout.params(params)
-    state = initial_state(params, mechanism.phases[0], optimizer, options.average)
-    state = layout.state(state, optimizer)
     with team.entered_by_first(folder.locked()), watched():
-        found = find(team, folder)
-        block_size = options.block_size or default_block_size(mechanism, found)
-        job = Job(loss, mechanism, optimizer, source, block_size, options, layout)
-        return _trained(team, folder, found, job, state, seed, budget, callbacks)
+        found, given = find(team, folder), Planted(source, optimizer)
+        planted = plant(team, folder, found, audit, given, loss, mechanism, params, seed)
+        first, optimizer = mechanism.phases[0], planted.optimizer
+        state = initial_state(params, first, optimizer, options.average, planted.shaped)
+        state = layout.state(state, optimizer)
+        size = options.block_size or default_block_size(mechanism, found)
+        job = Job(loss, mechanism, planted, size, options, layout)
+        begun = opened(team, folder, found, job, state, seed, budget, planted.audit)
+        run = _trained(team, folder, job, state, begun, callbacks, seed is not None)
+        return _audited(team, folder, planted, run)
 
 
 def _trained(
     team: Team,
     folder: RunDirectory,
-    found: tuple[str, Identity] | None,
     job: Job,
     state: State,
-    seed: int | None,
-    budget: Budget | None,
+    begun: tuple[str, RunSecret | None, Reservation | None],
     callbacks: Sequence[Callback],
-) -> Run:
+    seeded: bool,
+) -> tuple[Run, State]:
     mechanism, average = job.mechanism, job.options.average
+    name, secret, held = begun
     with contextlib.ExitStack() as stack:
-        name, secret, held = opened(team, folder, found, job, state, seed, budget)
         ledger = SharedLedger(team, folder.ledger, name, mechanism.to_dict())
         stack.callback(ledger.close)
         ledger.hold(lambda: held)
@@ -141,15 +151,26 @@ def _trained(
         running = _Running(team, folder, job, ledger, checkpoints, callbacks)
         state = running.go(state, secret)
         charged, chosen = ledger.charged, ledger.notes.get("validation")
-    return Run(
+    run = Run(
         state.params,
         mechanism,
         charged,
         folder.path,
-        seed is not None,
+        seeded,
         average=None if average is None else averaged(state, average),
         validation=chosen,
     )
+    return run, state
+
+
+def _audited(team: Team, folder: RunDirectory, planted: Planted, ended: tuple[Run, State]) -> Run:
+    """The run with what its audit found, which is written down too."""
+    run, state = ended
+    if planted.found is None:
+        return run
+    measured = planted.found(state, run.steps)
+    team.first(lambda: folder.write(RESULT, measured.to_dict(per_canary=True)))
+    return dataclasses.replace(run, audit=measured)
 
 
 class _Running:

@@ -36,6 +36,7 @@ def facts_of(
     options: Options,
     layout: Layout,
     params: PyTree[Array],
+    audit: Any = None,
 ) -> dict[str, Any]:
     """What all processes of a run must agree on, by name."""
     shapes = jax.tree_util.tree_leaves_with_path(params)
@@ -46,6 +47,7 @@ def facts_of(
         "options": options.plain(),
         "mesh": layout.plain(),
         "params": {jax.tree_util.keystr(path): f"{x.dtype}{x.shape}" for path, x in shapes},
+        "audit": repr(audit),
         "version of hushgrad": __version__,
     }
 
@@ -69,6 +71,7 @@ def opened(
     state: State,
     seed: int | None,
     budget: Budget | None,
+    audit: dict[str, Any] | None = None,
 ) -> tuple[str, RunSecret | None, Reservation | None]:
     """Begins a run or checks the one found; without a secret, it is finished."""
 
@@ -78,8 +81,10 @@ def opened(
         return RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
 
     secret = shared_secret(team, known)
-    facts = {"seeded": seed is not None, "budget": None if budget is None else budget.name}
-    here = identity.identity_of(job, state, secret, **facts)
+    name = None if budget is None else budget.name
+    here = identity.identity_of(
+        job, state, secret, seeded=seed is not None, budget=name, audit=audit
+    )
     identity.check_alike(team, here)
     if found is not None:
         name = found[0]

@@ -41,6 +41,7 @@ class Run:
       seeded: its secrets came from a seed, so it is not private from whoever knows it.
       average: the moving average of the parameters, if one was kept; as safe to publish.
       validation: "public" or "private", if such a set chose parameters or when to stop.
+      audit: what `hg.train(audit=...)` measured, if it did; not private.
     """
 
     params: PyTree[Array]
@@ -50,6 +51,7 @@ class Run:
     seeded: bool
     average: PyTree[Array] | None = None
     validation: str | None = None
+    audit: Any = None
 
     @property
     def epsilon(self) -> float:

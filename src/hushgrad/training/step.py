@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -116,14 +117,16 @@ def initial_state(
     mechanism: Mechanism,
     optimizer: optax.GradientTransformation,
     average: float | None = None,
+    shaped: Callable[[PyTree[Array]], PyTree[Array]] = lambda params: params,
 ) -> State:
     """The state before the first step, in the types that every later state has.
 
     Some optimizers begin in the parameters' type and go on in a wider one; a
-    checkpoint restored in the first would not repeat the steps after it.
+    checkpoint restored in the first would not repeat the steps after it. What a step
+    releases is `shaped` like the parameters, or has more than they.
     """
     norm = mechanism.clip.init()
-    noise = mechanism.noise(norm).init(params)
+    noise = mechanism.noise(norm).init(shaped(params))
     mean = None if average is None else _average(average).init(_floating(params))
     state = State(params, optimizer.init(params), noise, norm, mean)
     grads = jax.tree.map(
@@ -132,7 +135,7 @@ def initial_state(
             if jnp.issubdtype(p.dtype, jnp.floating)
             else p
         ),
-        params,
+        shaped(params),
     )
     key = jax.ShapeDtypeStruct((8,), jnp.uint32)
     bits = jax.ShapeDtypeStruct((), jnp.float32)
