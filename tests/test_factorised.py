@@ -185,6 +185,7 @@ def test_rules_of_who_comes_stand_for_a_sampler():
         ({"strategy": dict}, "strategy must be one of hushgrad.noise or its kind"),
         ({"sampling": Poisson, "strategy": noise.BLT}, "to know when an example takes part"),
         ({"strategy": noise.Banded.of(5, 2)}, "at most 5"),
+        ({"sampling": CyclicPoisson, "strategy": noise.Banded}, "sampling must say its cycle"),
     ],
 )
 def test_bad_input_is_refused(changed, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +99,19 @@ def choices(
         "delta": delta,
     }
     first = dp_sgd(**plan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the first has said it all
+        made = _all(plan, first, min_separation, max_participations)
+    return tuple(sorted(made, key=lambda choice: choice.squared_error))
+
+
+def _all(
+    plan: dict[str, Any],
+    first: Mechanism,
+    min_separation: int | None,
+    max_participations: int | None,
+) -> list[Choice]:
+    batch_size = plan["batch_size"]
     made = [
         _choice("DP-SGD", _DRAWN, True, first),
         _choice("BandMF", _DRAWN, True, dp_banded(**plan)),
@@ -116,7 +130,7 @@ def choices(
         given = functools.partial(dp_ftrl, **plan, sampling=rules)
         made.append(_choice("DP-SGD", _GIVEN, False, dp_sgd(**plan, sampling=rules)))
         made += _of(kinds, _GIVEN, given)
-    return tuple(sorted(made, key=lambda choice: choice.squared_error))
+    return made
 
 
 def _of(kinds: list[type[Strategy]], batches: str, make: Callable[..., Mechanism]) -> list[Choice]:

@@ -59,7 +59,7 @@ def released(
         return _amplified(sampling, strategy, noise_multiplier, steps, group)
     pattern = participation(sampling, examples, steps)
     # Members of a group move the sums by as much each, and together at most by the sum.
-    moved = group * strategy.sensitivity(max(steps, 1), pattern)
+    moved = group * _sensitivity(strategy, max(steps, 1), pattern)
     return poisson_gaussian(1.0, noise_multiplier / moved, min(steps, 1))
 
 
@@ -76,8 +76,14 @@ def _amplified(
     each cycle is a sampled Gaussian mechanism of its own, of one column's norm at the most.
     """
     _single(sampling, group)
-    column = strategy.sensitivity(max(steps, 1), Spaced(1, 1))
+    column = _sensitivity(strategy, max(steps, 1), Spaced(1, 1))
     return poisson_gaussian(sampling.rate, noise_multiplier / column, -(-steps // sampling.cycle))
+
+
+@functools.lru_cache(maxsize=64)
+def _sensitivity(strategy: Strategy, steps: int, pattern: Participation) -> float:
+    """Kept, for a search for the noise asks again and again."""
+    return strategy.sensitivity(steps, pattern)
 
 
 def participation(sampling: Sampler, examples: int, steps: int) -> Participation:

@@ -131,10 +131,16 @@ def dp_ftrl(
 
     Raises:
       InputError: as `dp_sgd`; or if the sampler leaves it to chance when an example takes part,
-        the clip moves, or both a sampler and its rules are given.
+        the clip moves, both a sampler and its rules are given, or bands are to be found for a
+        noise multiplier.
 
     Warns: if delta is above 1 / examples.
     """
+    if sampling is CyclicPoisson and strategy is Banded and noise_multiplier is not None:
+        raise InputError(
+            "sampling must say its cycle with a noise multiplier: how many bands are the best "
+            "depends on epsilon; take hg.sampling.CyclicPoisson(rate, cycle)"
+        )
     if min_separation is not None or max_participations is not None:
         if sampling is not None:
             raise InputError(

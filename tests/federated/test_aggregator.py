@@ -196,3 +196,17 @@ def test_sums_and_metrics_of_bad_updates():
     np.testing.assert_array_equal(sums.grads["n"], 0)
     assert (int(sums.clipped), int(sums.nonfinite)) == (1, 3)
     assert float(sums.centred_bits) == 0.5 - 4 * 0.5
+
+
+def test_noise_that_cancels_between_rounds_needs_to_know_how_many():
+    aggregator = hg.federated.dp_aggregator(1.0, 10, clip=1.0, strategy=hg.noise.Tree())
+    zeros = jnp.zeros(8)
+    with pytest.raises(InputError, match=r"rounds must be given .* init\(params, rounds=\.\.\.\)"):
+        aggregator.init(zeros)
+    state, sums = aggregator.init(zeros, rounds=9), aggregator.empty(zeros)
+    tree = hg.noise.tree(1.0, steps=9)
+    kept = tree.init(zeros)
+    for number in range(9):
+        mean, state = aggregator.release(sums, state, key=key(number))
+        made, kept = tree.update(zeros, kept, key=key(number))
+        np.testing.assert_allclose(mean * 10, made, rtol=1e-5, atol=1e-6)

@@ -92,6 +92,26 @@ def test_weights_loaded_on_the_way_count_against_the_limit(private, data, tmp_pa
     assert limited.epsilon() == made.epsilon()
 
 
+def test_noise_that_cancels_counts_as_a_whole_with_weights_loaded_on_the_way(
+    private, data, tmp_path
+):
+    """Two passes under one tree cost more than two trees: 10 squares, and not twice 3."""
+    made, file = private(strategy=hg.noise.Tree()), str(tmp_path / "w.weights.h5")
+    made.fit(*data, batch_size=50, verbose=0)
+    made.save_weights(file)
+
+    class Load(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.load_weights(file)
+
+    whole = private(strategy=hg.noise.Tree())
+    whole.fit(*data, batch_size=50, epochs=2, verbose=0)
+    limited = private(strategy=hg.noise.Tree(), epsilon=1.001 * whole.epsilon())
+    with pytest.raises(BudgetError, match="steps were planned"):
+        limited.fit(*data, batch_size=50, epochs=2, callbacks=[Load()], verbose=0)
+    assert made.epsilon() < limited.epsilon() <= limited.account.limit
+
+
 class Crash(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 3:

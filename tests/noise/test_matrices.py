@@ -289,6 +289,25 @@ def test_a_dense_matrix_is_found_for_the_pattern(pattern):
             assert made.error(STEPS, pattern) <= other.error(STEPS, pattern) * (1 + 1e-3)
 
 
+@pytest.mark.parametrize("pattern", [Spaced(4, 8), Periodic(8), OncePerPass(8)], ids=str)
+def test_a_run_that_is_stopped_costs_no_more(pattern):
+    """Columns cut off are less orthogonal, but who sees less knows no more."""
+    made = Dense.of(29, pattern)
+    spent = [made.sensitivity(steps, pattern) for steps in range(1, 30)]
+    assert max(spent) == spent[-1]
+
+
+def test_turns_of_known_steps_need_not_move_as_much_as_each_other():
+    """A column of less norm where another of the same period has more: 1 % and more is won."""
+    pattern = Periodic(8)
+    free, alike = Dense.of(32, pattern), Dense.of(32, Spaced(4, 8))
+    assert np.ptp(np.linalg.norm(free.matrix, axis=0)) > 0.2
+    assert np.sum(free.matrix**2, axis=0)[:8] + sum(
+        np.sum(free.matrix**2, axis=0)[8 * turn : 8 * turn + 8] for turn in (1, 2, 3)
+    ) == pytest.approx(4, rel=2e-3)
+    assert free.error(32, pattern) < 0.995 * alike.error(32, pattern)
+
+
 @pytest.mark.parametrize("kind", [Toeplitz, BLT, Banded, Dense, Tree, Independent])
 @pytest.mark.parametrize("pattern", [ONCE, Spaced(3, 8), Periodic(8)], ids=str)
 def test_each_kind_chooses_for_a_run(kind, pattern):
@@ -330,6 +349,9 @@ def test_no_noise_is_made_up_after_the_last_step(kind):
     strategy = kind.of(3, 2) if kind is Banded else kind.of(3)
     with pytest.raises(InputError, match=r"steps must be at most 3, .* got 4"):
         strategy.transformation(1.0, 4)
+    for told in (lambda: strategy.sensitivity(4, ONCE), lambda: strategy.variances(4)):
+        with pytest.raises(InputError, match=r"steps must be at most 3, .* got 4"):
+            told()
     made = flat(realised(strategy.transformation(1.0, 3), jnp.zeros(4), 5))
     assert np.all(np.isfinite(made[:3]))
     assert np.all(np.isnan(made[3:]))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from hushgrad.noise import Banded, Dense, Spaced, Toeplitz
+from hushgrad.noise import BLT, Banded, Dense, Periodic, Spaced, Toeplitz
 
 peer = pytest.importorskip(
     "jax_privacy.matrix_factorization", reason="needs JAX-Privacy: pip install 'hushgrad[bench]'"
@@ -35,9 +35,23 @@ def test_toeplitz(bands):
     assert Toeplitz.of(steps, bands).error(steps, ONCE) <= 1.01 * theirs
 
 
-def test_dense():
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", [ONCE, Spaced(4, 50)], ids=str)
+def test_blt(pattern):
     steps = 200
-    found = peer.dense.optimize(steps)
+    facts = {"min_sep": pattern.apart, "max_participations": pattern.turns}
+    found = peer.buffered_toeplitz.optimize(n=steps, error="mean", **facts)
+    theirs = BLT(tuple(found.buf_decay), tuple(found.output_scale)).error(steps, pattern)
+    assert BLT.of(steps, 4, pattern).error(steps, pattern) <= 1.01 * theirs
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_dense(epochs):
+    steps = 200
+    pattern = ONCE if epochs == 1 else Periodic(steps // epochs)
+    found = np.array(peer.dense.optimize(steps, epochs=epochs))
     theirs = peer.dense.per_query_error(strategy_matrix=found).mean() ** 0.5
-    theirs *= np.linalg.norm(found, axis=0).max()
-    assert Dense.of(steps).error(steps, ONCE) <= 1.01 * theirs
+    # Columns of one period are orthogonal, so their squares add up.
+    turns = np.sum(found**2, axis=0).reshape(epochs, -1)
+    theirs *= np.sqrt(turns.sum(axis=0).max())
+    assert Dense.of(steps, pattern).error(steps, pattern) <= 1.01 * theirs

@@ -71,6 +71,15 @@ def test_a_new_tree_keeps_what_the_earlier_ones_added(ones):
     np.testing.assert_allclose(sums, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("steps", "room"), [(1, 1), (4, 7), (10, 15)])
+def test_no_noise_is_made_up_where_there_is_no_room_for_it(steps, room):
+    """Subtrees that could not be kept would be left out of later noise, which would be less."""
+    made = np.array(run(noise.tree(1.0, steps=steps), jnp.zeros(4), 20)[0])
+    whole = np.array(run(noise.tree(1.0, steps=20), jnp.zeros(4), 20)[0])
+    np.testing.assert_array_equal(made[:room], whole[:room])
+    assert np.isnan(made[room:]).all()
+
+
 def test_the_variance_of_a_sum_is_that_of_the_best_estimate():
     assert noise.Tree().variances(8)[[3, 6, 7]] == pytest.approx([4 / 7, 4 / 7 + 2 / 3 + 1, 8 / 15])
 

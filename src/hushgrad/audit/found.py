@@ -80,11 +80,12 @@ class CanariesFound:
         p = self.proved
         verdict = "the promise does NOT hold" if self.exceeded else "the promise was not refuted"
         lines = [
-            f"{p.canaries:,} canaries of kind {self.kind!r}, {self.included.sum():,} of them in",
-            f"spent at least: epsilon = {p.epsilon:.3f} ({100 * p.confidence:g} % confidence, "
-            f"delta {p.delta:g}; {p.correct:,} of {p.guesses:,} guesses right)",
-            f"   as a Gaussian: epsilon = {p.epsilon_trade_off:.3f}",
-            f"      promised: epsilon = {self.promised:.3f}: {verdict}",
+            f"{p.canaries:,} canaries of kind {self.kind!r}, {self.included.sum():,} of them in; "
+            f"{p.correct:,} of {p.guesses:,} guesses right.",
+            f"At delta = {p.delta:g}, with {100 * p.confidence:g} % confidence:",
+            f"    epsilon >= {p.epsilon:.3f}   whatever the mechanism",
+            f"    epsilon >= {p.epsilon_trade_off:.3f}   if its trade-off is like a Gaussian's",
+            f"    epsilon <= {self.promised:.3f}   was promised: {verdict}",
             "Not private: made from who was there.",
         ]
         return "\n".join(lines)

@@ -9,6 +9,7 @@ import typer
 
 from hushgrad._version import __version__
 from hushgrad.cli import budget, train
+from hushgrad.cli.audit import audit
 from hushgrad.cli.epsilon import epsilon
 from hushgrad.cli.plan import plan
 from hushgrad.cli.schema import schema
@@ -30,6 +31,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(budget.app, name="budget")
 app.command()(epsilon)
 app.command()(plan)
+app.command()(audit)
 app.command()(schema)
 
 

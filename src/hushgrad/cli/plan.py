@@ -239,7 +239,7 @@ def _reason(found: tuple[Choice, ...]) -> str:
     if best.sampled:
         told.append(
             f"Where batches cannot be drawn at random: {', '.join(listed)}. Their noise cancels "
-            "between steps, and nobody comes back soon enough to profit."
+            "between steps, the better the longer the same rows stay away."
         )
     told.append(
         "Noise is the noise multiplier; memory is what the noise keeps between steps, in copies of "
@@ -269,7 +269,7 @@ def _why(one: Choice) -> str:
     if not one.mechanism.strategy.correlated:
         return "not knowing who was drawn saves more here than noise that cancels would"
     if not one.sampled:
-        return "its noise cancels between steps, and nobody comes back soon enough to profit"
+        return "its noise cancels between steps, the better the longer the same rows stay away"
     bands = one.mechanism.strategy.bands
     return f"nobody knows who was drawn, and the noise of {bands} steps in a row cancels"
 

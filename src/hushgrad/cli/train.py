@@ -45,6 +45,10 @@ BudgetUrl = Annotated[
     str | None,
     typer.Option(envvar=_BUDGETS, help="Database of budgets. [default: the user's own]"),
 ]
+Canaries = Annotated[
+    int | None,
+    typer.Option(help="Measure what is given away: canaries in place of so many examples."),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder of MNIST's four idx .gz files. [default: the user's cache]"),
@@ -65,6 +69,7 @@ class Settings:
     seed: int | None
     budget: str | None = None
     budget_url: str | None = None
+    canaries: int | None = None
 
     def opened_budget(self) -> Budget | None:
         """The data set's budget, if one was named."""
@@ -93,6 +98,8 @@ class Settings:
         # which may hold a password.
         given = {k: v for k, v in dataclasses.asdict(self).items() if not k.startswith("budget")}
         given |= {"budget": self.budget} if self.budget else {}
+        if self.canaries is None:
+            del given["canaries"]
         content = json.dumps(given, sort_keys=True)
         return Path("runs") / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
@@ -120,6 +127,7 @@ def digits(
     directory: Directory = None,
     budget: BudgetName = None,
     budget_url: BudgetUrl = None,
+    canaries: Canaries = None,
 ) -> None:
     """1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn; under a minute."""
     from hushgrad import datasets, recipes
@@ -135,6 +143,7 @@ def digits(
         seed=seed,
         budget=budget,
         budget_url=budget_url,
+        canaries=canaries,
     )
     _train(recipes.digits, datasets.load_digits(), settings, directory)
 
@@ -153,6 +162,7 @@ def mnist(
     directory: Directory = None,
     budget: BudgetName = None,
     budget_url: BudgetUrl = None,
+    canaries: Canaries = None,
 ) -> None:
     """60,000 handwritten digits of 28x28 pixels, with the CNN of TensorFlow Privacy's tutorial."""
     from hushgrad import datasets, recipes
@@ -168,6 +178,7 @@ def mnist(
         seed=seed,
         budget=budget,
         budget_url=budget_url,
+        canaries=canaries,
     )
     _train(recipes.mnist, datasets.load_mnist(data_dir), settings, directory)
 
@@ -176,6 +187,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     import optax
 
     from hushgrad._check import positive, whole
+    from hushgrad.audit import Canaries as Planted
     from hushgrad.cli.display import Display
     from hushgrad.recipes import accuracy
     from hushgrad.training import train
@@ -197,6 +209,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
             budget=settings.opened_budget(),
             seed=settings.seed,
             callback=display.bar,
+            audit=None if settings.canaries is None else Planted(settings.canaries),
         )
     except KeyboardInterrupt as interrupted:
         typer.echo(str(interrupted) or "interrupted; the same command goes on", err=True)
@@ -205,6 +218,8 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     _write(run, score)
     tested = f"Test accuracy {score:.2%} on {len(data.test[0]):,} held-out images"
     display.conclude(run, tested, run.statement())
+    if run.audit is not None:
+        typer.echo(f"\n{run.audit}")
 
 
 def _write(run: Run, score: float) -> None:

@@ -87,10 +87,23 @@ class Aggregator:
         stddev = self.sum_noise_multiplier * self.clip.sensitivity_at(norm)
         return self.strategy.transformation(stddev, rounds)
 
-    def init(self, params: PyTree[Array], *, rounds: int = 1) -> AggregatorState:
-        """The state before the first of so many rounds (noise that is alone in each needs none)."""
+    def init(self, params: PyTree[Array], *, rounds: int | None = None) -> AggregatorState:
+        """The state before the first round.
+
+        Args:
+          params: the model's.
+          rounds: how many are made at most; noise that is alone in each does without.
+
+        Raises:
+          InputError: if noise depends on other rounds' and it is not said how many there are.
+        """
+        if rounds is None and self.strategy.correlated:
+            raise InputError(
+                f"rounds must be given for {self.strategy.kind!r} noise, which depends on other "
+                "rounds': init(params, rounds=...), as many as are made at most"
+            )
         norm = self.clip.init()
-        return AggregatorState(norm, self.noise(norm, rounds=rounds).init(params))
+        return AggregatorState(norm, self.noise(norm, rounds=rounds or 1).init(params))
 
     def empty(self, params: PyTree[Array]) -> Sums:
         """Sums over nobody."""

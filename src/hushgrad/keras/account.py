@@ -243,9 +243,17 @@ class Account:
         if self.delta is None:
             self.delta = before["delta"]
         if self._open is not None and self._mechanism is not None:
-            made = self._open.charged
-            left = self._mechanism.after(self._allowed - made)
-            self._allowed = made + self.room(left)
+            self._allowed = self._allowed_still(self._mechanism, self._open.charged)
+
+    def _allowed_still(self, mechanism: Mechanism, made: int) -> int:
+        """How many steps of what is open the limit holds, of which some are made."""
+        if self.limit is None:
+            return self._allowed
+        # All its steps together: those to come may cost more after those that were made.
+        earlier = self.history.spent[-1].steps - made
+        whole = mechanism.after(earlier + self._allowed)
+        delta = self.delta_for(mechanism.examples)
+        return max(made, self.history.before_last().room(whole, self.limit, delta) - earlier)
 
     def to_dict(self) -> dict[str, Any]:
         """All that was spent, as plain data."""

@@ -21,7 +21,7 @@ from hushgrad.noise.lagged import lagged
 from hushgrad.noise.optimise import cached, minimised
 from hushgrad.noise.packed import packed, unpacked
 from hushgrad.noise.participation import Participation
-from hushgrad.noise.strategy import Strategy, widest
+from hushgrad.noise.strategy import Strategy, widest, within
 from hushgrad.noise.toeplitz import Toeplitz
 from hushgrad.noise.workload import Workload
 
@@ -131,11 +131,7 @@ class Banded(Strategy):
         Raises:
           InputError: if more steps are asked for than it has.
         """
-        if steps > self.steps:
-            raise InputError(
-                f"steps must be at most {self.steps:,}, for which this strategy was found, "
-                f"got {steps:,}"
-            )
+        within(steps, self.steps)  # or an error
         places = np.asarray(_places(self.steps), np.int32)
         raw = np.asarray(self._raw(), np.float32)
         scale = np.asarray(1 / _norms(self._raw(), self.steps), np.float32)
@@ -156,12 +152,13 @@ class Banded(Strategy):
 
     def sensitivity(self, steps: int, pattern: Participation) -> float:
         """The norm of the worst columns' sum, in the first `steps` rows."""
-        return of_columns(self.columns[:steps], pattern)
+        return of_columns(self.columns[: within(steps, self.steps)], pattern)
 
     def variances(self, steps: int) -> Float[np.ndarray, " steps"]:
         """Of the noise in the sum of steps 1..t, for each t, in a draw's variance."""
         with jax.enable_x64(True):
-            return np.asarray(_squares(self.columns[:steps], np.ones(steps), 0.0))
+            columns = self.columns[: within(steps, self.steps)]
+            return np.asarray(_squares(columns, np.ones(steps), 0.0))
 
     def describe(self, noise_multiplier: float) -> str:
         """After "so many steps with clipped gradients and", as in a statement."""

@@ -22,7 +22,7 @@ from hushgrad.noise.gaussian import gaussian, normals_for, plus, step_key
 from hushgrad.noise.optimise import cached, descended
 from hushgrad.noise.packed import packed, unpacked
 from hushgrad.noise.participation import OncePerPass, Participation, Periodic, Spaced
-from hushgrad.noise.strategy import Strategy, widest
+from hushgrad.noise.strategy import Strategy, widest, within
 from hushgrad.noise.workload import Workload
 
 __all__ = ["Dense", "DenseState", "dense"]
@@ -131,11 +131,7 @@ class Dense(Strategy):
           InputError: if more steps are asked for than it has.
         """
         gaussian(stddev)  # or an error
-        if steps > self.steps:
-            raise InputError(
-                f"steps must be at most {self.steps:,}, for which this strategy was found, "
-                f"got {steps:,}"
-            )
+        within(steps, self.steps)  # or an error
         weights = self._weights()
 
         def init(params: optax.Params) -> optax.OptState:
@@ -181,14 +177,17 @@ class Dense(Strategy):
 
     def sensitivity(self, steps: int, pattern: Participation) -> float:
         """The norm of the worst columns' sum, in the first `steps` rows."""
-        matrix = self.matrix[:steps, :steps]
-        place = np.arange(steps)
-        shifted = np.minimum(place[:, None] + place, steps - 1)
-        return of_columns(matrix[shifted, place[:, None]], pattern)
+        matrix, place = self.matrix, np.arange(self.steps)
+        shifted = np.minimum(place[:, None] + place, self.steps - 1)
+        columns = matrix[shifted, place[:, None]]
+        # Who sees fewer steps knows no more, though columns cut off are less orthogonal.
+        shorter = columns[: within(steps, self.steps), :steps]
+        return min(of_columns(shorter, pattern), of_columns(columns, pattern))
 
     def variances(self, steps: int) -> Float[np.ndarray, " steps"]:
         """Of the noise in the sum of steps 1..t, for each t, in a draw's variance."""
-        return (np.cumsum(self._weights()[:steps].astype(float), axis=0) ** 2).sum(axis=1)
+        weights = self._weights()[: within(steps, self.steps)].astype(float)
+        return (np.cumsum(weights, axis=0) ** 2).sum(axis=1)
 
     def describe(self, noise_multiplier: float) -> str:
         """After "so many steps with clipped gradients and", as in a statement."""
@@ -237,30 +236,44 @@ def _meets(steps: int, pattern: Participation) -> np.ndarray:
 
 
 def _found(steps: int, pattern: Participation, workload: Workload) -> np.ndarray:
-    """The root of the X = C^T C of least tr(A X^-1 A^T) with ones on the diagonal."""
+    """The root of the X = C^T C of least tr(A X^-1 A^T) for what one participant may move.
+
+    That is a sum of the diagonal: of any of its ones, but where the turns are `Periodic` only of
+    each period's, in which a turn may move more and another less.
+    """
     meets = _meets(steps, pattern)
     wanted = workload.matrix(steps)
     wanted = wanted.T @ wanted
     free = np.tril(~meets, -1)
+    step = np.arange(steps)
+    length = min(pattern.length, steps) if isinstance(pattern, Periodic) else steps
+    who, turns = step % length, -(-steps // length)
     start = _for_once(wanted) if not meets.any() else _of_banded(steps, pattern, workload)
-    start = np.where(meets, 0.0, start)
+    size = np.sqrt(turns / np.bincount(who)[who])
+    start = np.where(meets, 0.0, start * size * size[:, None])
 
-    def whole_of(entries: np.ndarray) -> np.ndarray:
+    def squares_of(logits: np.ndarray) -> np.ndarray:
+        shares = np.exp(logits)
+        return turns * shares / np.bincount(who, shares)[who]
+
+    def whole_of(numbers: np.ndarray) -> np.ndarray:
         made = np.zeros((steps, steps))
-        made[free] = entries
-        return made + made.T + np.eye(steps)
+        made[free] = numbers[steps:]
+        return made + made.T + np.diag(squares_of(numbers[:steps]))
 
-    def value(entries: np.ndarray) -> tuple[float, np.ndarray]:
+    def value(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         try:
-            factor = linalg.cho_factor(whole_of(entries), lower=True)
+            factor = linalg.cho_factor(whole_of(numbers), lower=True)
         except linalg.LinAlgError:
-            return np.inf, np.zeros_like(entries)
+            return np.inf, np.zeros_like(numbers)
         inverse = linalg.cho_solve(factor, np.eye(steps))
         steep = inverse @ wanted @ inverse
         error = float(np.sum(wanted * inverse))
-        return float(np.log(error)), -2 * steep[free] / error
+        by_logit = squares_of(numbers[:steps]) * np.diagonal(steep)
+        by_logit -= squares_of(numbers[:steps]) * (np.bincount(who, by_logit) / turns)[who]
+        return float(np.log(error)), -np.concatenate([by_logit, 2 * steep[free]]) / error
 
-    found = whole_of(descended(value, start[free]))
+    found = whole_of(descended(value, np.concatenate([np.zeros(steps), start[free]])))
     # C^T C = X with C lower-triangular: Cholesky from the other end.
     return linalg.cholesky(found[::-1, ::-1], lower=True)[::-1, ::-1].T
 

@@ -19,7 +19,7 @@ __all__ = ["cached", "descended", "minimised"]
 
 Vector = Float[np.ndarray, " numbers"]
 # A new number for each change of what a search finds.
-_VERSION = 2
+_VERSION = 3
 
 
 def minimised(

@@ -12,10 +12,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from hushgrad.errors import InputError
 from hushgrad.noise.participation import Participation, Spaced
 from hushgrad.noise.workload import Workload
 
-__all__ = ["Strategy", "widest"]
+__all__ = ["Strategy", "widest", "within"]
 
 # The noise of so many steps less one is kept where nobody says how many.
 _BANDS = 32
@@ -106,3 +107,16 @@ def widest(steps: int, pattern: Participation) -> int:
     else:
         apart = pattern.length if steps > pattern.length else steps
     return max(1, min(_BANDS, steps, apart))
+
+
+def within(steps: int, most: int) -> int:
+    """So many steps, of a matrix that has rows for `most`.
+
+    Raises:
+      InputError: if there are more.
+    """
+    if steps > most:
+        raise InputError(
+            f"steps must be at most {most:,}, for which this strategy was found, got {steps:,}"
+        )
+    return steps

@@ -67,7 +67,7 @@ def tree(
 
     Args:
       stddev: of a node's noise, in the units of the sums.
-      steps: how many are made at most.
+      steps: how many are made at most; noise of a step for which there is no room is not a number.
       restart_every: begin a new tree after so many steps; the noise of sums over earlier
         trees stays. None for one tree.
       first_restart: after how many steps the first tree ends, `restart_every` by default.
@@ -226,6 +226,9 @@ def _next(
     full = lax.population_count((place & -place) - 1)
     start = nodes(0), [jnp.zeros(kept.shape[1:], kept.dtype) for kept in standing]
     estimates, merged = lax.fori_loop(0, full, merge, start)
+    # Where there is no place to keep it, later noise would not be what is charged.
+    fits = [place < 1 << kept.shape[0] for kept in standing]
+    estimates = [jnp.where(fit, one, jnp.nan) for fit, one in zip(fits, estimates, strict=True)]
     added = iter([estimate - left for estimate, left in zip(estimates, merged, strict=True)])
     kept = iter(
         lax.dynamic_update_index_in_dim(kept, estimate, full, 0)
