@@ -213,6 +213,7 @@ def main() -> None:
                     made = cell(task, name, epsilon, scored, args.seeds)
                     found[f"{name} {epsilon:g}"] = made
                     kept.write_text(json.dumps(found, indent=1))
+                    jax.clear_caches()  # or hundreds of runs' programs fill the memory
                     print(f"{task.title}, {name}, epsilon {epsilon:g}: {_shown(made)}", flush=True)
     command = f"python examples/correlated.py --data-dir DATA --seeds {args.seeds}"
     args.output.parent.mkdir(parents=True, exist_ok=True)
