@@ -91,11 +91,7 @@ def verdict(scores: Mapping[str, Scores], promise: Any, *, confidence: float = 0
     delta, promised = promise.delta, promise.epsilon()
     at = np.array(sorted({*_EPSILONS, *np.linspace(0, min(promised, 20.0), 9)}))
     curve = accounting.profile(promise, list(at)).delta
-    guesses = [
-        (name + (", turned" if turned else ""), first, second)
-        for name, halves in parts.items()
-        for turned, (first, second) in ((False, halves), (True, _turned(halves)))
-    ]
+    guesses = [(name + how, *turn(halves)) for name, halves in parts.items() for how, turn in _WAYS]
     level = (1 - confidence) / 2
     name, threshold, point, second = max(
         (_choice(name, first, second, at, curve) for name, first, second in guesses),
@@ -135,10 +131,24 @@ def _halves(name: str, pair: Scores) -> tuple[Scores, Scores]:
     return (present[:p], absent[:a]), (present[p:], absent[a:])
 
 
-def _turned(halves: tuple[Scores, Scores]) -> tuple[Scores, Scores]:
+def _absence(halves: tuple[Scores, Scores]) -> tuple[Scores, Scores]:
     """The other way round: who guesses absence, from low scores."""
     (p, a), (q, b) = halves
     return (-a, -p), (-b, -q)
+
+
+def _lower(halves: tuple[Scores, Scores]) -> tuple[Scores, Scores]:
+    """Who guesses presence from low scores, lest a failure turns an attack round."""
+    (p, a), (q, b) = halves
+    return (-p, -a), (-q, -b)
+
+
+_WAYS = (
+    ("", lambda halves: halves),
+    (", absence", _absence),
+    (", from low scores", _lower),
+    (", absence from high scores", lambda halves: _absence(_lower(halves))),
+)
 
 
 def _shares(half: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
