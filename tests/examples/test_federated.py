@@ -1,28 +1,15 @@
 """The federated examples, on a small slice."""
 
-import importlib.util
 import io
 import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 
 import hushgrad as hg
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_digits_by_writer(tmp_path):
+def test_digits_by_writer(example, tmp_path):
     digits = example("federated_digits")
     rng = np.random.default_rng(0)
     images = rng.random((60, 28, 28), np.float32)
@@ -51,7 +38,7 @@ def test_digits_by_writer(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
-def test_shakespeare_by_role(tmp_path, monkeypatch, capsys):
+def test_shakespeare_by_role(example, tmp_path, monkeypatch, capsys):
     shakespeare = example("federated_shakespeare")
     speech = "\tand so on, with words enough for a window or two of them all.\n" * 4
     play = "a preface\nACT I\n" + "".join(
