@@ -12,7 +12,7 @@ from jobs import Items, Stop, loss
 
 import hushgrad as hg
 from hushgrad.errors import InputError, ResumeError
-from hushgrad.training.data import prepare
+from hushgrad.training.data import fingerprint, prepare
 from hushgrad.training.options import Options
 from hushgrad.training.planting import Planted
 from hushgrad.training.secret import RunSecret
@@ -66,12 +66,37 @@ def test_places_of_canaries_that_are_out_are_empty(data, params):
     np.testing.assert_array_equal(np.flatnonzero(~run.source.present(np.arange(N))), out)
 
 
-def test_mislabelled_rows_have_another_label_and_the_others_their_own(data, params):
+def test_mislabelled_rows_have_the_label_of_another_and_the_others_their_own(data, params):
     drawn, run = planted(hg.audit.Canaries(60, kind="mislabelled"), data, params, made())
     x, y = run.source.rows(np.arange(N), np.random.default_rng(0))
-    changed = np.isin(np.arange(N), drawn["places"])
-    np.testing.assert_array_equal(y != data[1], changed)
+    expected = data[1].copy()
+    expected[drawn["places"]] = data[1][drawn["labels"]]
+    np.testing.assert_array_equal(y, expected)
+    assert 30 < np.sum(y != data[1]) < 60  # three in four have another label than their own
     np.testing.assert_array_equal(x, data[0])
+
+
+@pytest.mark.parametrize("kind", ["rows", "mislabelled", "input"])
+def test_nobody_has_a_part_in_two_rows(params, kind):
+    """Or the run would hide a single row, and theirs would be several."""
+    whose = np.arange(N, dtype=np.float32)
+    data = np.tile(whose[:, None], WIDTH), whose
+    _, run = planted(hg.audit.Canaries(60, kind=kind), data, params, made())
+    there = np.flatnonzero(run.source.present(np.arange(N)))
+    x, y = run.source.rows(there, np.random.default_rng(0))
+    owners = [number for row, label in zip(x, y, strict=True) for number in {*row, label}]
+    assert len(owners) == len(set(owners))
+
+
+def test_what_canaries_are_made_of_is_part_of_the_data_that_must_not_change(data, params):
+    canaries, m = hg.audit.Canaries(60, kind="input"), made()
+    drawn, run = planted(canaries, data, params, m)
+    other = drawn | {"seed": drawn["seed"] + 1}
+    given = Planted(prepare(data, m, Options()), TRAIN["optimizer"])
+    changed = canaries.plant(other, given, loss, m, params)
+    secret = RunSecret.from_seed(0)
+    one, another = (fingerprint(made.source.content, secret) for made in (run, changed))
+    assert one != another
 
 
 def test_mixed_rows_have_values_of_others(data, params):
@@ -214,7 +239,9 @@ def test_users_and_items_can_be_canaries(data, params, tmp_path):
         (lambda: hg.audit.Canaries(8), "count must be a whole number of at least 16"),
         (lambda: hg.audit.Canaries(60, kind="birds"), "kind must be one of gradient, rows"),
         (lambda: hg.audit.Canaries(60, confidence=1.0), "confidence must lie strictly between"),
+        (lambda: hg.audit.Canaries(16, confidence=0.99999), "count must be at least 20"),
         (lambda: hg.audit.Canaries(101), "take at most 100"),
+        (lambda: hg.audit.Canaries(67, kind="input"), "take at most 66"),
         (lambda: "many", "audit must be hg.audit.Canaries"),
     ],
 )
@@ -231,9 +258,24 @@ def test_labels_that_are_all_alike_are_refused(data, params, tmp_path):
         hg.train(loss, params, alike, made(), directory=tmp_path, audit=audit, **TRAIN)
 
 
+def test_labels_may_be_of_several_arrays(data, params, tmp_path):
+    several = data[0], {"a": data[1], "b": np.ones((N, 2), np.float32)}
+    audit = hg.audit.Canaries(60, kind="mislabelled")
+    run = hg.train(
+        lambda p, x, y: loss(p, x, y["a"] * y["b"][0]),
+        params,
+        several,
+        made(),
+        directory=tmp_path,
+        audit=audit,
+        **TRAIN,
+    )
+    assert not run.audit.exceeded
+
+
 def test_single_records_are_no_canaries_for_users(data, params, tmp_path):
     users, m = hg.sampling.Users(np.arange(N) // 2, data), made(examples=N // 2, unit="user")
-    audit = hg.audit.Canaries(40, kind="input")
+    audit = hg.audit.Canaries(30, kind="input")
     with pytest.raises(InputError, match="hides users with all of theirs"):
         hg.train(loss, params, users, m, directory=tmp_path, audit=audit, **TRAIN)
 

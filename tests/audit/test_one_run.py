@@ -1,11 +1,13 @@
 """What one run's canaries prove: the published numbers, and that it is no overstatement."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import hushgrad as hg
-from hushgrad.audit.one_run import p_value
+from hushgrad.audit.one_run import p_value, refutes
 from hushgrad.errors import InputError
 
 ONE = {"examples": 10, "batch_size": 10, "steps": 1, "delta": 1e-5}
@@ -75,14 +77,32 @@ def test_it_overstates_no_more_often_than_its_confidence_allows(epsilon):
 def test_the_trade_off_bound_overstates_no_more_often_either():
     """60 Gaussian releases at 90 %: more than 19 overstatements have probability below 1e-6."""
     rng = np.random.default_rng(3)
-    epsilon = hg.dp_sgd(**ONE, noise_multiplier=1.0).epsilon()
-    wrong = 0
+    promise = hg.dp_sgd(**ONE, noise_multiplier=1.0)
+    wrong = refuted = 0
     for _ in range(60):
         included = rng.random(200) < 0.5
         scores = included + rng.normal(size=200)
-        found = hg.audit.one_run(scores, included, delta=1e-5, confidence=0.9)
-        wrong += found.epsilon_trade_off > epsilon
+        found = hg.audit.one_run(scores, included, delta=1e-5, confidence=0.9, promise=promise)
+        wrong += found.epsilon_trade_off > promise.epsilon()
+        refuted += found.refuted
     assert wrong <= 19, wrong
+    assert refuted <= 19, refuted
+
+
+def test_neither_theorem_refutes_all_that_the_other_does():
+    """So a promise that is held against both is given half of the confidence by either."""
+    level, curve = 0.05 / 7, (lambda x: x)  # epsilon 0: nobody can tell anything
+    assert p_value(60, 60, 40, 0.0, 0.0) < level
+    assert not refutes(60, 60, 40, curve, level)
+
+
+def test_a_verdict_is_one_test_at_its_confidence():
+    """Not one more for every number that lies above the promise."""
+    scores, included = np.arange(60.0), np.arange(60) % 2 == 0
+    promise = hg.dp_sgd(**ONE, noise_multiplier=5.0)
+    found = hg.audit.CanariesFound.of(hg.audit.Canaries(60), scores, included, promise)
+    lucky = dataclasses.replace(found.proved, epsilon=found.promised + 1, refuted=False)
+    assert not dataclasses.replace(found, proved=lucky).exceeded
 
 
 def test_what_is_given_stays_as_it_is():

@@ -67,6 +67,9 @@ def test_a_keras_model_is_attacked(tmp_path):
     found = call("--model", tmp_path / "model.keras", *sides, "--epsilon", 1)
     assert found.exit_code == 0, found.output
     assert "entropy" in found.output
+    np.savez(tmp_path / "narrow.npz", x=x[:, :3], y=y)
+    narrow = ("--members", tmp_path / "narrow.npz", "--non-members", tmp_path / "b.npz")
+    assert "does not take what is in" in refused("--model", tmp_path / "model.keras", *narrow)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +99,15 @@ def test_bad_input_is_refused(outputs, tmp_path):
     assert "give the directory of a run" in refused()
     assert "has no audit.json" in refused(tmp_path)
     assert "not both" in refused(tmp_path, "--members", members)
+    assert "not both" in refused(tmp_path, "--confidence", 0.99)
+    assert "not both" in refused(tmp_path, "--by-class")
     assert "cannot be read as an .npz" in refused("--members", "none", "--non-members", others)
     np.savez(tmp_path / "x.npz", x=np.zeros(3))
     file = tmp_path / "x.npz"
+    for content in (b"", b"no zip", (outputs[0].read_bytes()[:300])):
+        (tmp_path / "damaged.npz").write_bytes(content)
+        damaged = ("--members", tmp_path / "damaged.npz", "--non-members", others)
+        assert "cannot be read as an .npz" in refused(*damaged)
     assert "has no outputs of a model" in refused("--members", file, "--non-members", others)
     model = ("--model", tmp_path / "none.keras")
     assert "must hold the arrays x and y" in refused(

@@ -24,7 +24,7 @@ def test_models_are_trained_attacked_and_told(example, monkeypatch, tmp_path):
         images = rng.random((count, 28, 28), np.float32)
         return images, rng.integers(0, 10, count).astype(np.int32)
 
-    data = hg.datasets.Dataset("made up", part(600), part(100), 10)
+    data = hg.datasets.Dataset("made up", part(700), part(100), 10)
     monkeypatch.setattr(audit, "ATTACKED", 100)
     monkeypatch.setattr(audit, "CANARIES", 100)
     monkeypatch.setattr(audit, "ATTACKS", ("threshold", "logistic"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from hushgrad.training.secret import RunSecret
 __all__ = ["FAULTS", "mechanism"]
 
 Patch = pytest.MonkeyPatch
+# The module: in its package a function has the same name.
+gaussian = importlib.import_module("hushgrad.noise.gaussian")
 
 
 def mechanism(**changes: Any) -> hg.Mechanism:
@@ -40,6 +43,26 @@ def no_noise(patch: Patch) -> None:
     # As good as none, and still a number that the noise's own checks take.
     made = Independent.transformation
     patch.setattr(Independent, "transformation", lambda s, stddev, n: made(s, 1e-6, n))
+
+
+def noise_in_some_arrays(patch: Patch) -> None:
+    made = gaussian.normals_for
+
+    def normals_for(key: Any, leaves: Any, draw: Any = 0) -> Any:
+        return [made(key, leaves, draw)[0], *(jnp.zeros_like(leaf) for leaf in leaves[1:])]
+
+    patch.setattr(gaussian, "normals_for", normals_for)
+
+
+def one_number_for_all(patch: Patch) -> None:
+    """As from a key that is used anew for every coordinate."""
+    made = gaussian.normals_for
+
+    def normals_for(key: Any, leaves: Any, draw: Any = 0) -> Any:
+        first = made(key, leaves, draw)[0]
+        return [jnp.full_like(leaf, first.ravel()[0]) for leaf in leaves]
+
+    patch.setattr(gaussian, "normals_for", normals_for)
 
 
 def wrong_clip(patch: Patch) -> None:
@@ -115,13 +138,12 @@ def drawn_divisor(patch: Patch) -> None:
     patch.setattr(job.Job, "released", released)
 
 
-def half_the_noise_of_a_step(patch: Patch) -> None:
-    """Only the first step has its noise."""
+def larger_later_steps(patch: Patch) -> None:
+    """From the second step on, sums are twice as large as what the noise is for."""
     made = job.Job.released
 
     def released(self: Any, state: Any, sums: Any, secret: Any, number: int) -> Any:
         if number:
-            state = state._replace(noise=state.noise)
             grads = jax.tree.map(lambda g: g * 2, sums.grads)
             sums = sums._replace(grads=grads)
         return made(self, state, sums, secret, number)
@@ -141,6 +163,8 @@ def not_clipped(patch: Patch) -> None:
 # The failure, and a mechanism under which it hurts.
 FAULTS: dict[str, tuple[Callable[[Patch], None], Callable[[], hg.Mechanism]]] = {
     "no noise": (no_noise, mechanism),
+    "noise in some arrays alone": (noise_in_some_arrays, mechanism),
+    "one number for all coordinates": (one_number_for_all, mechanism),
     "noise for another clip": (wrong_clip, mechanism),
     "clipped after averaging": (clipped_after_averaging, mechanism),
     "not clipped": (not_clipped, mechanism),
@@ -154,5 +178,5 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], Callable[[], hg.Mechanism]]] = 
         drawn_divisor,
         lambda: mechanism(batch_size=8, steps=1),
     ),
-    "later steps twice as large": (half_the_noise_of_a_step, mechanism),
+    "later steps twice as large": (larger_later_steps, mechanism),
 }

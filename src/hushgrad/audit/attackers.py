@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from hushgrad.audit.outputs import Outputs
 from hushgrad.errors import InputError
@@ -125,7 +126,6 @@ def _trained(
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     counts = len(members), len(non_members)
     if min(counts) < _FEWEST:

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from hushgrad._check import fraction, whole
 from hushgrad.audit import dirac, records
+from hushgrad.audit.one_run import fewest
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Plan
 from hushgrad.training.data import Source
@@ -26,8 +27,10 @@ KINDS = {
     "mislabelled": (records.draw_mislabelled, records.plant),
     "input": (records.draw_inputs, records.plant),
 }
-# Fewer can never show an epsilon above zero, however well they are guessed.
+# Fewer show hardly any epsilon, however well they are guessed.
 _FEWEST = 16
+# Rows that one canary takes: its own, and those that it is made of; and rows are left to learn of.
+_ROWS = {"gradient": 2, "rows": 1, "mislabelled": 2, "input": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +54,14 @@ class Canaries:
         in every released step: the strongest, at hardly any cost ("Dirac canaries", Nasr et al.
         2023, arXiv 2302.07956). "rows": the rows as they are, half of them left out, watched by
         how far their loss fell. "mislabelled": rows with the label (the last argument of the loss)
-        of another. "input": rows mixed of two others, value by value, with the label of a third.
+        of another. "input": rows mixed with another, value by value, with the label of a third.
+        Others that lend to a canary lend to it alone and are left out, so that nobody has a part
+        in two rows.
       confidence: of what is found, in (0, 1).
 
     Raises:
-      InputError: if there are fewer than 16, or the kind is none of these.
+      InputError: if there are fewer than 16, too few for so much confidence, or the kind is none
+        of these.
     """
 
     count: int
@@ -67,6 +73,13 @@ class Canaries:
         object.__setattr__(self, "confidence", fraction("confidence", self.confidence))
         if self.kind not in KINDS:
             raise InputError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        # Before the run, not when it is over.
+        least = fewest(self.count, self.confidence)
+        if self.count < least:
+            raise InputError(
+                f"count must be at least {least} for confidence {self.confidence:g}, or all right "
+                f"guesses could be luck, got {self.count}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -80,7 +93,7 @@ class Canaries:
         Raises:
           InputError: if the data or the parameters are too few for so many canaries.
         """
-        most = source.size if self.kind == "rows" else source.size // 2
+        most = source.size // _ROWS[self.kind]
         if self.count > most:
             raise InputError(
                 f"audit has {self.count:,} canaries for {source.size:,} rows of data: take at most "

@@ -68,8 +68,12 @@ class CanariesFound:
 
     @property
     def exceeded(self) -> bool:
-        """Whether more was given away than promised."""
-        return bool(self.proved.refuted) or self.epsilon > self.promised
+        """Whether more was given away than promised, with `proved.confidence`.
+
+        That is what `proved.refuted` says: to hold `epsilon` against the promise, too, would be
+        another chance to be wrong.
+        """
+        return bool(self.proved.refuted)
 
     @property
     def roc(self) -> Roc:

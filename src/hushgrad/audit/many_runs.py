@@ -32,7 +32,10 @@ __all__ = ["ATTACKS", "Seen", "many_runs", "observer"]
 # A participant's gradient before it is clipped, in clips.
 _FAR = 10.0
 _SERVED = optax.sgd(1.0)
-_MOST_STEPS = 64
+_MOST_STEPS, _FEWEST = 64, 200
+# The participant's direction: over two arrays and all their numbers, with either sign, so that
+# noise that is missing in some of them, or the same in all, is missed.
+_WAY = np.array([1, -1, 1, -1], np.float32) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +113,8 @@ def many_runs(
         its batches.
     """
     plan = _checked(mechanism, steps)
-    runs, confidence = whole("runs", runs), fraction("confidence", confidence)
+    runs = whole("runs", runs, at_least=_FEWEST)
+    fraction("confidence", confidence)
     secrets, observe = _secrets(4 * runs, seed), observer(plan)
     found = []
     for number, crowd in enumerate((0.0, -1.0)):
@@ -133,10 +137,11 @@ def observer(plan: Plan) -> Callable[[list[RunSecret], float, bool], Seen]:
     they are replaced by their opposite, else by nothing.
     """
     first, options = plan.phases[0], Options(read_ahead=1)
-    block = min(first.examples, 2 * max(m.batch_size for m in plan.phases) + 8)
+    # So that batches that are larger than expected are summed in several blocks.
+    block = min(first.examples, max(m.batch_size for m in plan.phases))
     source = prepare(_rows(first, 0.0, True), plan, options)
     job = Job(_along, plan, Planted(source, _SERVED), block, options, Layout(None))
-    start = initial_state({"w": jnp.zeros(2)}, first, _SERVED)
+    start = initial_state({"a": jnp.zeros(2), "b": jnp.zeros(2)}, first, _SERVED)
 
     def observe(secrets: list[RunSecret], crowd: float, present: bool) -> Seen:
         source = prepare(_rows(first, crowd, present), plan, options)
@@ -159,7 +164,8 @@ def _in_units(m: Mechanism, before: State, after: State) -> Float[np.ndarray, " 
     unit = (
         m.clip.sensitivity if before.norm is None else jax.vmap(m.clip.sensitivity_at)(before.norm)
     )
-    moved = (before.params["w"] - after.params["w"])[:, 0]
+    moved = (before.params["a"] - after.params["a"]) @ _WAY[:2]
+    moved += (before.params["b"] - after.params["b"]) @ _WAY[2:]
     return np.asarray(moved * (m.batch_size / m.clip.group) / unit)
 
 
@@ -173,15 +179,14 @@ def _rate(m: Mechanism) -> float:
 def _along(params: Any, row: Any, number: Any) -> Any:
     """A loss whose gradient is the row."""
     del number  # tells whose row it is
-    return jnp.vdot(params["w"], row)
+    return jnp.vdot(params["a"], row[:2]) + jnp.vdot(params["b"], row[2:])
 
 
 def _rows(m: Mechanism, crowd: float, present: bool) -> Any:
-    rows = np.zeros((m.examples, 2), np.float32)
-    far = _FAR * m.clip.sensitivity
-    rows[:, 0] = crowd * far
-    other = -far if m.neighbouring_relation == "replace-one" else 0.0
-    rows[: m.group, 0] = far if present else other
+    far = _FAR * m.clip.sensitivity * _WAY
+    rows = np.tile(crowd * far, (m.examples, 1))
+    other = -far if m.neighbouring_relation == "replace-one" else 0.0 * far
+    rows[: m.group] = far if present else other
     data = rows, np.arange(m.examples)
     return Users(np.arange(m.examples), data) if m.unit == "user" else data
 

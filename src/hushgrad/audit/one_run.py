@@ -17,7 +17,7 @@ from hushgrad import accounting
 from hushgrad._check import fraction
 from hushgrad.errors import InputError
 
-__all__ = ["OneRun", "one_run", "p_value", "refutes"]
+__all__ = ["OneRun", "fewest", "one_run", "p_value", "refutes"]
 
 # Share of the canaries that are guessed; the others are abstained from.
 _GUESSED = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -35,7 +35,7 @@ class OneRun:
       epsilon_trade_off: the same from the whole trade-off curve, if it is like that of a Gaussian
         mechanism: such a one of less epsilon at delta would not give so much away.
       delta: of both.
-      confidence: that each of them is no overstatement.
+      confidence: that each of them, and `refuted`, is no overstatement.
       canaries: how many there were.
       guesses: how many were guessed where `epsilon` was found.
       correct: how many of these guesses were right.
@@ -79,7 +79,8 @@ def one_run(
     biased coins and a little (Steinke, Nasr and Jagielski 2023, arXiv 2305.08846, theorem 5.2);
     how many at the most when its trade-off curve is known says Mahloujifar, Melis and Chaudhuri
     2024 (arXiv 2410.22235). How many are guessed is tried in seven ways, and the confidence is
-    corrected for all of them (Bonferroni).
+    corrected for all of them (Bonferroni); of what a promise is refuted by, either theorem has
+    half, for neither finds all that the other does.
 
     Args:
       scores: one for each canary.
@@ -96,11 +97,11 @@ def one_run(
     scores, included = _checked(scores, included)
     delta, confidence = fraction("delta", delta), fraction("confidence", confidence)
     count, tried = len(scores), _tried(len(scores))
-    level = (1 - confidence) / len(tried)
-    if 0.5**count > level:
+    level, least = _level(count, confidence), fewest(count, confidence)
+    if count < least:
         raise InputError(
             f"scores must be of more canaries: {count} right guesses out of {count} could be luck "
-            f"at confidence {confidence:g}; take at least {math.ceil(-math.log2(level))}"
+            f"at confidence {confidence:g}; take at least {least}"
         )
     order = np.argsort(scores, kind="stable")
     guesses = [(2 * k, _right(included[order], k)) for k in tried]
@@ -109,9 +110,21 @@ def one_run(
     gaussian = dp_accounting.get_epsilon_gaussian(1 / shift, delta) if shift else 0.0
     refuted = None
     if promise is not None:
-        inverse = _inverse_of(promise)
-        refuted = any(refutes(count, g, v, inverse, level) for g, v in guesses)
+        inverse, epsilon = _inverse_of(promise), accounting.epsilon(promise, delta)
+        refuted = any(
+            refutes(count, g, v, inverse, level / 2)
+            or p_value(count, g, v, epsilon, delta) < level / 2
+            for g, v in guesses
+        )
     return OneRun(plain, gaussian, delta, confidence, count, *best, refuted)
+
+
+def fewest(count: int, confidence: float) -> int:
+    """How many canaries it takes, where `count` are tried, to show any epsilon above zero.
+
+    An even number: as many are guessed to have been in as out.
+    """
+    return 2 * math.ceil(-math.log2(_level(count, confidence)) / 2)
 
 
 def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
@@ -153,6 +166,11 @@ def refutes(canaries: int, guesses: int, correct: int, inverse: _Inverse, level:
             break  # nor does it change after this
         right = min(right + number / (guesses - number) * (wrong - before), 1.0)
     return right + wrong > guesses / canaries
+
+
+def _level(count: int, confidence: float) -> float:
+    """Of each test, where as many are made as there are ways to guess."""
+    return (1 - confidence) / len(_tried(count))
 
 
 def _tried(count: int) -> list[int]:

@@ -21,6 +21,7 @@ class Places(Source):
       source: the data.
       places: rows that are canaries', in increasing order.
       included: which of them are there.
+      lenders: rows that are not there, because canaries are made of them.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class Places(Source):
         source: Source,
         places: Int[np.ndarray, " canaries"],
         included: Bool[np.ndarray, " canaries"],
+        lenders: Int[np.ndarray, " lenders"] | None = None,
     ) -> None:
         self._source, self._places, self._included = source, places, included
+        self._lenders = np.empty(0, np.int64) if lenders is None else lenders
         self.size, self.hashed = source.size, source.hashed
         self.content = (source.content, places, included)
 
@@ -39,9 +42,10 @@ class Places(Source):
         return np.where(self._places[at] == rows, at, -1).astype(np.int32)
 
     def present(self, rows: Int[np.ndarray, " block"]) -> Bool[np.ndarray, " block"]:
-        """Whether a row is there, or the place of a canary whose coin fell the other way."""
+        """Whether a row is there, not a lender or a canary whose coin fell the other way."""
         numbers = self.numbers(rows)
-        return self._source.present(rows) & ((numbers < 0) | self._included[numbers])
+        there = self._source.present(rows) & ~np.isin(rows, self._lenders)
+        return there & ((numbers < 0) | self._included[numbers])
 
     def drawn(self, rows: Int[np.ndarray, " block"], rng: np.random.Generator) -> Any:
         """The canaries' numbers, and what the data draw."""
@@ -60,11 +64,15 @@ class Places(Source):
 class Replaced(Places):
     """Rows of which the canaries' are others.
 
+    Formal guarantee: where each canary is made of its own row and of lenders that no other canary
+    has, nobody has a part in two rows, and what hides a row hides all that is theirs.
+
     Args:
       source: the data.
       places: rows that are canaries', in increasing order.
       included: which of them are there.
       rows: what the canaries are, the loss's arguments stacked; None for the rows themselves.
+      lenders: rows that are not there, because canaries are made of them.
     """
 
     def __init__(
@@ -73,9 +81,10 @@ class Replaced(Places):
         places: Int[np.ndarray, " canaries"],
         included: Bool[np.ndarray, " canaries"],
         rows: Any,
+        lenders: Int[np.ndarray, " lenders"] | None = None,
     ) -> None:
-        super().__init__(source, places, included)
-        self._rows = rows
+        super().__init__(source, places, included, lenders)
+        self._rows, self.content = rows, (*self.content, lenders, rows)
 
     def read(self, drawn: Any) -> tuple[Any, ...]:
         """The loss's arguments, those of canaries in the places of the others'."""

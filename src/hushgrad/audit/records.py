@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from hushgrad.audit.found import CanariesFound
 from hushgrad.audit.places import Replaced
@@ -18,14 +18,13 @@ from hushgrad.sampling import blocks
 from hushgrad.training.data import Source
 from hushgrad.training.planting import Planted
 from hushgrad.training.step import State
+from hushgrad.training.team import whole
 
 if TYPE_CHECKING:
     from hushgrad.audit.canaries import Canaries
 
 __all__ = ["draw_inputs", "draw_mislabelled", "draw_rows", "plant"]
 
-# Rows that are looked at for a label that differs.
-_TRIES = 32
 _BLOCK = 256
 
 
@@ -47,18 +46,21 @@ def draw_mislabelled(
     places: np.ndarray,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """For each canary a row whose label it takes."""
+    """For each canary a row whose label it takes.
+
+    By chance alone: to look for one that differs would let a label move others' canaries.
+    """
     _one_each(mechanism, "mislabelled")
-    others = rng.integers(0, source.size, (_TRIES, len(places)))
-    mine = _label(_read(source, places))
-    theirs = np.stack([_label(_read(source, rows)) for rows in others])
-    differs = (theirs != mine).reshape(_TRIES, len(places), -1).any(axis=2)
-    if not differs.any(axis=0).all():
+    lenders = _lenders(source, places, rng, 1)[0]
+    pairs = zip(
+        *(jax.tree.leaves(_label(_read(source, rows))) for rows in (places, lenders)), strict=True
+    )
+    if all(np.array_equal(mine, theirs) for mine, theirs in pairs):
         raise InputError(
-            "audit of kind 'mislabelled' found no other label for a row among "
-            f"{_TRIES} others: take kind='input' or 'gradient'"
+            f"audit of kind 'mislabelled' found no other label for any of {len(places):,} rows: "
+            "take kind='input' or 'gradient'"
         )
-    return {"labels": others[differs.argmax(axis=0), np.arange(len(places))].tolist()}
+    return {"labels": lenders.tolist()}
 
 
 def draw_inputs(
@@ -68,14 +70,22 @@ def draw_inputs(
     places: np.ndarray,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """For each canary two rows that it is mixed of, a third for its label, and a seed."""
+    """For each canary a row that its own is mixed with, a third for its label, and a seed."""
     _one_each(mechanism, "input")
-    rows = rng.integers(0, source.size, (3, len(places)))
+    mixed, labels = _lenders(source, places, rng, 2)
     return {
-        "mixed": rows[:2].tolist(),
-        "labels": rows[2].tolist(),
+        "mixed": [places.tolist(), mixed.tolist()],
+        "labels": labels.tolist(),
         "seed": int(rng.integers(2**31)),
     }
+
+
+def _lenders(
+    source: Source, places: np.ndarray, rng: np.random.Generator, each: int
+) -> Int[np.ndarray, "each canaries"]:
+    """Rows that canaries are made of, so many for each: each lends to one, and is not there."""
+    rest = np.setdiff1d(np.arange(source.size), places)
+    return rng.choice(rest, (each, len(places)), replace=False)
 
 
 def plant(
@@ -89,7 +99,9 @@ def plant(
     """Puts the records into the data; their scores are how far their loss fell."""
     places, included = np.array(drawn["places"]), np.array(drawn["included"])
     rows = _made(given.source, places, drawn)
-    source = Replaced(given.source, places, included, rows)
+    lent = [*drawn.get("mixed", [])[1:], drawn.get("labels", [])]
+    lenders = np.concatenate(lent).astype(np.int64)
+    source = Replaced(given.source, places, included, rows, lenders)
     before = _losses(source, loss, params, places)
 
     def found(state: State, steps: int) -> CanariesFound:
@@ -143,7 +155,7 @@ def _losses(
     found = []
     for block in blocks(places, min(_BLOCK, len(places))):
         batch = source.rows(block.rows, np.random.default_rng(0))
-        found.append(np.asarray(of(params, *batch))[block.mask])
+        found.append(whole(of(params, *batch))[block.mask])
     losses = np.concatenate(found).astype(float)
     # Such a record says nothing, and must not stop a run.
     return np.nan_to_num(losses, nan=0.0, posinf=1e30, neginf=-1e30)

@@ -34,8 +34,8 @@ Attacks = Annotated[
 ]
 ByClass = Annotated[bool, typer.Option("--by-class", help="Each class by itself, too.")]
 Epsilon = Annotated[float | None, typer.Option(help="What was promised; status 1 beyond it.")]
-Delta = Annotated[float, typer.Option(help="Of that promise.")]
-Confidence = Annotated[float, typer.Option(help="Of what is proved.")]
+Delta = Annotated[float | None, typer.Option(help="Of that promise. [default: 1e-5]")]
+Confidence = Annotated[float | None, typer.Option(help="Of what is proved. [default: 0.95]")]
 Plot = Annotated[Path | None, typer.Option(help="Picture of the ROC (needs matplotlib).")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same for machines.")]
 
@@ -48,8 +48,8 @@ def audit(
     attack: Attacks = None,
     by_class: ByClass = False,
     epsilon: Epsilon = None,
-    delta: Delta = 1e-5,
-    confidence: Confidence = 0.95,
+    delta: Delta = None,
+    confidence: Confidence = None,
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,8 +65,12 @@ def audit(
     from hushgrad.errors import InputError
 
     if run is not None:
-        if any(value is not None for value in (model, members, non_members, attack, epsilon)):
-            raise InputError("give a run, or --members and --non-members; not both")
+        asked = model, members, non_members, attack, epsilon, delta, confidence
+        if by_class or any(value is not None for value in asked):
+            raise InputError(
+                "give a run, with --plot and --json alone, or --members and --non-members; not "
+                "both: a run's audit was set by its hg.audit.Canaries"
+            )
         _of_run(run, plot, as_json)
         return
     if members is None or non_members is None:
@@ -75,7 +79,11 @@ def audit(
             "outputs or, with --model, examples"
         )
     sides = [_outputs(model, file) for file in (members, non_members)]
-    settings = {"attacks": attack or None, "confidence": confidence, "delta": delta}
+    settings = {
+        "attacks": attack or None,
+        "confidence": 0.95 if confidence is None else confidence,
+        "delta": 1e-5 if delta is None else delta,
+    }
     _of_outputs(sides[0], sides[1], by_class, settings, epsilon, plot, as_json)
 
 
@@ -145,12 +153,14 @@ def _outputs(model: Path | None, file: Path) -> Outputs:
             f"{file} must hold the arrays x and y, got {', '.join(arrays) or 'nothing'}: "
             "numpy.savez(file, x=..., y=...)"
         )
-    return Outputs.of_keras(_keras(model), arrays["x"], arrays["y"])
+    loaded = _keras(model)
+    try:
+        return Outputs.of_keras(loaded, arrays["x"], arrays["y"])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{model} does not take what is in {file}: {error}") from error
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    import zipfile
-
     import numpy as np
 
     from hushgrad.errors import InputError
@@ -158,7 +168,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as opened:
             return dict(opened)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged file may raise: status 1 says something else
         raise InputError(f"{file} cannot be read as an .npz file: {error}") from error
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import platformdirs
 from jaxtyping import Float
 from scipy import optimize
+from threadpoolctl import threadpool_limits
 
 __all__ = ["cached", "descended", "minimised"]
 
@@ -127,7 +128,9 @@ def cached(kind: str, facts: dict[str, object], make: Callable[[], np.ndarray]) 
     except (OSError, ValueError, EOFError):
         pass
     # As wide as it will be used: the noise is in float32, and what it costs follows from the same.
-    made = make().astype(np.float32)
+    # Matrices are small: threads that wait for each other take longer than one alone.
+    with threadpool_limits(1):
+        made = make().astype(np.float32)
     _keep(file, made)
     return made
 
