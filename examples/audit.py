@@ -185,7 +185,7 @@ def report(found: dict[str, Any], command: str) -> str:
         "# Audits: what attackers get",
         f"`{command}`",
         f"{versions}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"{jax.default_backend()}.",
+        f"{jax.default_backend()}. Seconds are of one run, on a machine that had other work too.",
         "## MNIST: attacks on the model's outputs",
         "The recipe's CNN on 50,000 images, 15 epochs, batch 512, delta 1e-5; one run each. "
         f"{ATTACKED:,} of them that were no canaries against {ATTACKED:,} others of MNIST's "
