@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 import hushgrad as hg
 
@@ -12,6 +13,7 @@ def images(count):
     return rng.random((count, 28, 28), np.float32), rng.integers(0, 10, count).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_every_mechanism_of_every_task_is_trained_and_told(example, monkeypatch, tmp_path):
     correlated = example("correlated")
     monkeypatch.setattr(correlated, "EPSILONS", (8.0,))

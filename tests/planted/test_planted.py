@@ -50,7 +50,7 @@ def test_sound_code_passes(changes):
         {"sampling": hg.sampling.FixedSize},
         {"sampling": hg.sampling.Shuffle, "steps": 4},
         {"sampling": hg.sampling.CyclicPoisson, "steps": 4, "batch_size": 2},
-        {"clip": hg.clip.Adaptive(initial_norm=1.0)},
+        {"clip": hg.clip.Adaptive(initial_norm=1.0, count_stddev=1.0)},
         {"clip": hg.clip.Automatic()},
         {"unit": "group of 2"},
         {"unit": "user"},
