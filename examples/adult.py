@@ -5,7 +5,7 @@
 trains on the 32,561 records in DIR/adult.data.gz and scores on the 16,281 in adult.test.gz, in
 Python and by the command `hushgrad train table`, several times each, and writes
 docs/results/adult.md: accuracy at epsilon 1, then over epsilon 0.5, 1 and 3 beside models without
-privacy, in all and by sex and race, because privacy costs small groups most. It takes about five
+privacy, in all and by sex and race, because privacy can cost small groups most. It takes about five
 minutes on two cores.
 """
 
