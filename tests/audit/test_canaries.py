@@ -236,10 +236,10 @@ def test_users_and_items_can_be_canaries(data, params, tmp_path):
 @pytest.mark.parametrize(
     ("canaries", "message"),
     [
-        (lambda: hg.audit.Canaries(8), "count must be a whole number of at least 16"),
+        (lambda: hg.audit.Canaries(8), "count must be a whole number of at least 32"),
         (lambda: hg.audit.Canaries(60, kind="birds"), "kind must be one of gradient, rows"),
         (lambda: hg.audit.Canaries(60, confidence=1.0), "confidence must lie strictly between"),
-        (lambda: hg.audit.Canaries(16, confidence=0.99999), "count must be at least 20"),
+        (lambda: hg.audit.Canaries(32, confidence=1 - 1e-12), "count must be at least 44"),
         (lambda: hg.audit.Canaries(101), "take at most 100"),
         (lambda: hg.audit.Canaries(67, kind="input"), "take at most 66"),
         (lambda: "many", "audit must be hg.audit.Canaries"),

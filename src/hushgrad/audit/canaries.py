@@ -28,7 +28,7 @@ KINDS = {
     "input": (records.draw_inputs, records.plant),
 }
 # Fewer show hardly any epsilon, however well they are guessed.
-_FEWEST = 16
+_FEWEST = 32
 # Rows that one canary takes: its own, and those that it is made of; and rows are left to learn of.
 _ROWS = {"gradient": 2, "rows": 1, "mislabelled": 2, "input": 3}
 
@@ -49,7 +49,7 @@ class Canaries:
     run's directory for its owner alone: it is not private.
 
     Attributes:
-      count: how many there are. More prove more; at 1,000 an epsilon of 8 shows as 2 to 5.
+      count: how many there are. More prove more: 1,000 can show no more than about 5.
       kind: "gradient": gradients of one coordinate each, as long as the clip lets through, watched
         in every released step: the strongest, at hardly any cost ("Dirac canaries", Nasr et al.
         2023, arXiv 2302.07956). "rows": the rows as they are, half of them left out, watched by
@@ -60,7 +60,7 @@ class Canaries:
       confidence: of what is found, in (0, 1).
 
     Raises:
-      InputError: if there are fewer than 16, too few for so much confidence, or the kind is none
+      InputError: if there are fewer than 32, too few for so much confidence, or the kind is none
         of these.
     """
 

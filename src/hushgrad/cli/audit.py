@@ -169,7 +169,12 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as opened:
             return dict(opened)
     except Exception as error:  # whatever a damaged file may raise: status 1 says something else
-        raise InputError(f"{file} cannot be read as an .npz file: {error}") from error
+        # NumPy's own words for what is no archive are to read it unsafely.
+        why = error.strerror if isinstance(error, OSError) else None
+        raise InputError(
+            f"{file} cannot be read as an .npz file of plain arrays "
+            f"({why or type(error).__name__}); write it by numpy.savez(file, x=..., y=...)"
+        ) from error
 
 
 def _keras(file: Path) -> Any:
