@@ -275,7 +275,7 @@ def test_labels_may_be_of_several_arrays(data, params, tmp_path):
 
 def test_single_records_are_no_canaries_for_users(data, params, tmp_path):
     users, m = hg.sampling.Users(np.arange(N) // 2, data), made(examples=N // 2, unit="user")
-    audit = hg.audit.Canaries(30, kind="input")
+    audit = hg.audit.Canaries(32, kind="input")
     with pytest.raises(InputError, match="hides users with all of theirs"):
         hg.train(loss, params, users, m, directory=tmp_path, audit=audit, **TRAIN)
 

@@ -27,7 +27,7 @@ KINDS = {
     "mislabelled": (records.draw_mislabelled, records.plant),
     "input": (records.draw_inputs, records.plant),
 }
-# Fewer show hardly any epsilon, however well they are guessed.
+# With fewer, all coins may well fall the same way, which shows nothing.
 _FEWEST = 32
 # Rows that one canary takes: its own, and those that it is made of; and rows are left to learn of.
 _ROWS = {"gradient": 2, "rows": 1, "mislabelled": 2, "input": 3}
