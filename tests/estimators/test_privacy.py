@@ -170,7 +170,7 @@ def test_a_budget_that_cannot_hold_a_fit_stops_it(records, budget):
     assert budget.epsilon_held == 0
     # The histograms alone would fit.
     model.set_params(bounds=None, bounds_fraction=0.1)
-    with pytest.raises(BudgetError, match="holds the histograms"):
+    with pytest.raises(BudgetError, match="holds this release"):
         model.fit(x, y)
     assert budget.epsilon_held == 0
 

@@ -73,16 +73,28 @@ def test_a_plain_image_has_its_grey_and_no_waves():
     np.testing.assert_allclose(made[1:], 0, atol=1e-5)
 
 
-def test_a_mirrored_image_has_mirrored_angles(waves):
-    # A wave at angle t, seen in a mirror, is one at -t; angles are t_k = (3 - k) pi / 8.
-    made = np.asarray(recipes.scattering(waves)).mean(axis=(1, 2))
-    mirrored = np.asarray(recipes.scattering(waves[:, ::-1].copy())).mean(axis=(1, 2))
-    other = [(6 - k) % 8 for k in range(8)]
-    for scale in range(2):
-        first, seen = (m[1 + 8 * scale : 9 + 8 * scale] for m in (made, mirrored))
-        # Coarse places are every fourth column from the left: from the right, other ones.
-        np.testing.assert_allclose(seen, first[other], rtol=0.1)
-        assert np.linalg.norm(seen - first) > 0.3 * np.linalg.norm(first)
+@pytest.mark.parametrize(("scales", "angles"), [(2, 8), (3, 4), (2, 5)])
+def test_mirrored_features_are_those_of_the_mirrored_image(waves, scales, angles):
+    row, column = np.mgrid[:32, :32]
+    # All in the middle, so that means do not see where the coarse places are.
+    spot = waves * np.exp(-((row - 17) ** 2 + (column - 15) ** 2) / 32).astype(np.float32)
+    made = np.asarray(recipes.scattering(spot, scales=scales, angles=angles))
+    told = np.asarray(recipes.scattering(spot[:, ::-1].copy(), scales=scales, angles=angles))
+    ours = recipes.mirrored(made, scales=scales, angles=angles)
+    np.testing.assert_allclose(ours.mean(axis=(1, 2)), told.mean(axis=(1, 2)), rtol=0.05, atol=1e-5)
+    ours, plain, told = (m[1 : 1 + scales * angles].mean(axis=(1, 2)) for m in (ours, made, told))
+    assert np.linalg.norm(ours - told) < 0.1 * np.linalg.norm(plain - told)
+    assert np.all(
+        recipes.mirrored(
+            recipes.mirrored(made, scales=scales, angles=angles), scales=scales, angles=angles
+        )
+        == made
+    )
+
+
+def test_features_of_another_transform_are_not_mirrored():
+    with pytest.raises(InputError, match="must have 81 channels"):
+        recipes.mirrored(np.zeros((61, 4, 4)))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,16 @@
 from hushgrad.recipes.digits import digits
 from hushgrad.recipes.mnist import mnist
 from hushgrad.recipes.recipe import Recipe, accuracy
-from hushgrad.recipes.scattering import scattering
+from hushgrad.recipes.scattering import mirrored, scattering
 from hushgrad.recipes.tabular import Network, tabular_mechanism
 
-__all__ = ["Network", "Recipe", "accuracy", "digits", "mnist", "scattering", "tabular_mechanism"]
+__all__ = [
+    "Network",
+    "Recipe",
+    "accuracy",
+    "digits",
+    "mirrored",
+    "mnist",
+    "scattering",
+    "tabular_mechanism",
+]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxtyping import Array, Complex, Float
 from hushgrad._check import whole
 from hushgrad.errors import InputError
 
-__all__ = ["scattering"]
+__all__ = ["mirrored", "scattering"]
 
 # Of the finest wavelet, in pixels and radians a pixel; coarser ones are dilated by powers of two.
 _WIDTH, _FREQUENCY = 0.8, 3 * np.pi / 4
@@ -87,6 +88,44 @@ def scattering(
             joined = jnp.concatenate(twice, axis=-3)
             found[2].append(joined.reshape(*images.shape[:-2], -1, *joined.shape[-2:]))
     return jnp.concatenate([*found[0], *found[1], *found[2]], axis=-3)
+
+
+def mirrored(
+    features: Float[Any, "*batch channels h w"], *, scales: int = 2, angles: int = 8
+) -> Float[Any, "*batch channels h w"]:
+    """Scattering coefficients of the same images in a mirror, left for right.
+
+    ```python
+    both = (features + hg.recipes.mirrored(features)) / 2  # knows no left from right
+    ```
+
+    A wave's angle t is -t in a mirror, so channels change places; nothing is transformed again.
+    It is exact up to a shift of less than a coarse pixel, as these are counted from the left.
+
+    Args:
+      features: by `scattering`, of JAX or NumPy.
+      scales: as there.
+      angles: as there.
+
+    Raises:
+      InputError: if the number of channels is not that of `scattering`.
+    """
+    # As `_filters` turns them: angle k is (angles - angles // 2 - 1 - k) / angles of half a turn.
+    seen = [(2 * (angles - angles // 2 - 1) - k) % angles for k in range(angles)]
+    order = [0] + [1 + scale * angles + k for scale in range(scales) for k in seen]
+    start = 1 + scales * angles
+    for first in range(scales):
+        after = scales - first - 1
+        for k in seen:
+            block = start + k * after * angles
+            order += [block + second * angles + other for second in range(after) for other in seen]
+        start += angles * after * angles
+    if features.shape[-3] != len(order):
+        raise InputError(
+            f"features must have {len(order)} channels for scales={scales} and angles={angles}, "
+            f"got {features.shape[-3]}"
+        )
+    return features[..., order, :, ::-1]
 
 
 def _folded(spectrum: Complex[Array, "*n h w"], step: int) -> Complex[Array, "*n a b"]:

@@ -8,10 +8,13 @@ with the training's:
 h = Histograms.of(examples=len(x), columns=x.shape[1], epsilon=0.1, delta=1e-5)
 low, high, found = bounds_of(survey([Counts.of_numbers(c) for c in x.T], h))
 ```
+
+Features with a public range are centred and scaled by their `moments`.
 """
 
 from hushgrad.summaries.bounds import EDGES, Range, bounds_of, records_of
 from hushgrad.summaries.histograms import Histograms
+from hushgrad.summaries.moments import Moments, Scale, moments
 from hushgrad.summaries.release import Counts, Noisy, survey
 from hushgrad.summaries.releases import Releases
 
@@ -19,10 +22,13 @@ __all__ = [
     "EDGES",
     "Counts",
     "Histograms",
+    "Moments",
     "Noisy",
     "Range",
     "Releases",
+    "Scale",
     "bounds_of",
+    "moments",
     "records_of",
     "survey",
 ]

@@ -22,7 +22,7 @@ from hushgrad.summaries.histograms import Histograms
 from hushgrad.training import Budget, Reservation
 from hushgrad.training.secret import RunSecret
 
-__all__ = ["Counts", "Noisy", "survey"]
+__all__ = ["Counts", "Noisy", "charged", "survey", "with_noise"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,19 +110,34 @@ def survey(
             f"columns must be {mechanism.columns}, {mechanism.named} of them with names, as the "
             f"mechanism accounts for, got {len(columns)} and {named}"
         )
-    secret = RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
     counts = [_listed(column) for column in columns]
-    held = None
+    secret = charged(mechanism, budget, run, then, directory=directory, seed=seed)
+    noisy = with_noise([values for _, values in counts], mechanism.stddev, secret)
+    return [
+        _shown(names, values, mechanism) for (names, _), values in zip(counts, noisy, strict=True)
+    ]
+
+
+def charged(
+    mechanism: Guarantee,
+    budget: Budget | None,
+    run: str | None,
+    then: Guarantee | None,
+    *,
+    directory: str = "",
+    seed: int | None = None,
+) -> RunSecret:
+    """The secret for the noise of one release, once it is charged, durably.
+
+    Raises:
+      BudgetError: if the budget does not hold the release and what comes then; nothing is spent.
+    """
     if budget is not None:
         held = budget.reserve(mechanism, run or uuid.uuid4().hex, directory=directory)
         _leaves_room(budget, held, then)
         held.charge(1)
-    noisy = _with_noise([values for _, values in counts], mechanism.stddev, secret)
-    if held is not None:
         held.finish(1)
-    return [
-        _shown(names, values, mechanism) for (names, _), values in zip(counts, noisy, strict=True)
-    ]
+    return RunSecret.fresh() if seed is None else RunSecret.from_seed(seed)
 
 
 def _leaves_room(budget: Budget, held: Reservation, then: Guarantee | None) -> None:
@@ -130,7 +145,7 @@ def _leaves_room(budget: Budget, held: Reservation, then: Guarantee | None) -> N
     if then is not None and left != then.steps:
         held.finish(0)
         raise BudgetError(
-            f"budget {budget.name!r} holds the histograms, but then only {left:,} of the "
+            f"budget {budget.name!r} holds this release, but then only {left:,} of the "
             f"{then.steps:,} steps that follow; take a smaller epsilon"
         )
 
@@ -142,12 +157,15 @@ def _listed(column: Counts) -> tuple[list[str], np.ndarray]:
     return names, np.concatenate([column.numbers, np.array(counted)]).astype(np.float32)
 
 
-def _with_noise(counts: list[np.ndarray], stddev: float, secret: RunSecret) -> list[np.ndarray]:
+def with_noise(
+    sums: list[np.ndarray], stddev: float, secret: RunSecret
+) -> list[Float[np.ndarray, "..."]]:
+    """Each array with noise on every number; once for a secret."""
     key = np.frombuffer(secret.derive("summary", 0), "<u4").astype(np.uint32)
     release = gaussian(stddev)
-    flat = jnp.asarray(np.concatenate(counts))
+    flat = jnp.asarray(np.concatenate(sums))
     noisy, _ = release.update(flat, optax.EmptyState(), key=jnp.asarray(key))
-    ends = np.cumsum([len(part) for part in counts])[:-1]
+    ends = np.cumsum([len(part) for part in sums])[:-1]
     return np.split(np.asarray(jax.device_get(noisy), np.float64), ends)
 
 
