@@ -49,6 +49,10 @@ run = hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="run", s
 assert len(seen) == 3 and run.statement() and run.epsilon == m.epsilon()
 m = hg.dp_sgd(examples=20, batch_size=5, steps=3, clip=adaptive, delta=1e-3, noise_multiplier=1.0)
 hg.train(loss, p, (x, y), m, optimizer=optax.adam(0.1), directory="adaptive", seed=1)
+rows = hg.dp_adafest(examples=20, batch_size=5, steps=2, delta=1e-3, noise_multiplier=1.0,
+                     strategy=hg.noise.Sparse("t"))
+hg.train(lambda q, i: jnp.sum(q["t"][i] ** 2), {"t": jnp.ones((9, 2))},
+         (np.zeros((20, 3), np.int32),), rows, optimizer=optax.sgd(0.1), directory="rows", seed=1)
 for sampling in hg.sampling.SAMPLERS:
     other = hg.dp_sgd(examples=20, batch_size=5, epochs=1.0, clip=1.0, delta=1e-3, epsilon=2.0,
                       sampling=sampling)

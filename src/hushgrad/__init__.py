@@ -17,7 +17,7 @@ from hushgrad._version import __version__
 from hushgrad.choices import Choice, choices
 from hushgrad.gradients import check, clipped_grad, explain
 from hushgrad.mechanism import Mechanism
-from hushgrad.planning import dp_banded, dp_ftrl, dp_sgd
+from hushgrad.planning import dp_adafest, dp_banded, dp_ftrl, dp_sgd
 from hushgrad.schedule import Schedule, schedule
 from hushgrad.training import (
     Budget,
@@ -51,6 +51,7 @@ __all__ = [
     "clip",
     "clipped_grad",
     "datasets",
+    "dp_adafest",
     "dp_banded",
     "dp_ftrl",
     "dp_sgd",

@@ -173,6 +173,11 @@ class Mechanism(Plan):
                 f"clip={self.clip!r} moves from step to step, which noise that depends on other "
                 "steps' does not follow; take a clip that stays, such as hg.clip.Flat"
             )
+        if self.strategy.counts and self.clip.group > 1:
+            raise InputError(
+                f"clip={self.clip!r} does not go with noise that counts who looks up a row; take "
+                "hg.clip.Flat"
+            )
         self.event_with(1.0)  # or an error
         self.strategy.transformation(1.0, max(self.steps, 1))  # or an error
         self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
@@ -191,10 +196,11 @@ class Mechanism(Plan):
     def sum_noise_multiplier(self) -> float:
         """Of the noise on the sum of gradients alone.
 
-        Above `noise_multiplier` where the clip releases a count beside the sum; then
-        the two together have `noise_multiplier`.
+        Above `noise_multiplier` where the clip or the noise release counts beside the sum;
+        then all of it together has `noise_multiplier`.
         """
-        return self.clip.sum_noise_multiplier(self.noise_multiplier)
+        left = self.clip.sum_noise_multiplier(self.noise_multiplier)
+        return self.strategy.sum_noise_multiplier(left)
 
     @property
     def noise_stddev(self) -> float:
@@ -238,8 +244,8 @@ class Mechanism(Plan):
         Raises:
           InputError: if a norm is given and the clip's does not move.
         """
-        stddev = self.sum_noise_multiplier * self.clip.sensitivity_at(norm)
-        return self.strategy.transformation(stddev, max(self.steps, 1))
+        sensitivity = self.clip.sensitivity_at(norm)
+        return self.strategy.noise(self.sum_noise_multiplier, sensitivity, max(self.steps, 1))
 
     def to_dict(self) -> dict[str, Any]:
         """The mechanism as plain data; equal dictionaries mean equal mechanisms."""

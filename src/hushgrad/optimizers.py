@@ -90,6 +90,11 @@ def _variance(mechanism: Plan) -> float:
     """Of the noise on one coordinate of the mean gradient."""
     if not isinstance(mechanism, Plan):
         raise InputError(f"mechanism must come from hg.dp_sgd(...), got {mechanism!r}")
+    if any(m.strategy.counts for m in mechanism.phases):
+        raise InputError(
+            "dp_adam needs noise on every coordinate, which sparse noise does not have; take "
+            "optax.adam, or optax.sgd, which leaves rows without a gradient as they are"
+        )
     found = {m.noise_stddev / m.batch_size for m in mechanism.phases}
     moves = any(m.clip.init() is not None for m in mechanism.phases)
     if moves or len(found) > 1:

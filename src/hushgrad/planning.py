@@ -15,10 +15,20 @@ from hushgrad.clip import Rule, as_rule
 from hushgrad.costs import participation, released
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Mechanism, group_of
-from hushgrad.noise import STRATEGIES, Banded, Independent, Strategy, Toeplitz, Tree, Workload
+from hushgrad.noise import (
+    STRATEGIES,
+    Banded,
+    Independent,
+    Spaced,
+    Sparse,
+    Strategy,
+    Toeplitz,
+    Tree,
+    Workload,
+)
 from hushgrad.sampling import SAMPLERS, CheckIn, CyclicPoisson, Poisson, Sampler, Shuffle
 
-__all__ = ["dp_banded", "dp_ftrl", "dp_sgd", "planned"]
+__all__ = ["dp_adafest", "dp_banded", "dp_ftrl", "dp_sgd", "planned"]
 
 _INDEPENDENT, _TREE = Independent(), Tree()
 # More bands than this are not looked at: each costs the memory of the parameters.
@@ -242,6 +252,68 @@ def dp_banded(
     )
 
 
+def dp_adafest(
+    *,
+    examples: int,
+    batch_size: int,
+    epochs: float | None = None,
+    steps: int | None = None,
+    clip: float | Rule = 1.0,
+    delta: float,
+    epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+    strategy: Sparse,
+    sampling: type[Sampler] | Sampler = Poisson,
+    unit: str = "example",
+) -> Mechanism:
+    """DP-AdaFEST (Ghazi et al. 2023, arXiv 2311.08357): few rows of a large table move per step.
+
+    ```python
+    m = hg.dp_adafest(examples=60_000, batch_size=1024, epochs=10, clip=1.0, delta=1e-6,
+                      epsilon=3.0, strategy=hg.noise.Sparse("embedding"))
+    ```
+
+    Each step chooses by noisy counts which rows of an embedding get a gradient and noise; all
+    others stay as they are, and no noise is drawn for them. `hg.train` has the counts from
+    the loss itself. What does not choose, `dp_sgd`, moves all rows in each step.
+
+    Formal guarantee: as `dp_sgd`'s, for counts and gradients together: see
+    `hushgrad.noise.Sparse`. Parameters tell which rows were chosen; that is accounted for.
+
+    Args:
+      examples: number of examples, a public fact.
+      batch_size: (expected) batch size, the divisor of every sum.
+      epochs: passes over the data, rounded up to whole steps.
+      steps: number of steps, in place of `epochs`.
+      clip: bound on one example's gradient norm by all parameters, or a rule from `hushgrad.clip`.
+      delta: in (0, 1), well below 1 / examples.
+      epsilon: the smallest noise that keeps it is found.
+      noise_multiplier: of counts and gradients together, in place of `epsilon`.
+      strategy: which table, and how rows are chosen. The vocabulary must be public (such as
+        words hashed to so many rows), or paid for.
+      sampling: a sampler of `hushgrad.sampling`, or one made for these examples.
+      unit: as `dp_sgd`'s.
+
+    Raises:
+      InputError: as `dp_sgd`; or if the strategy is another.
+
+    Warns: if delta is above 1 / examples.
+    """
+    if not isinstance(strategy, Sparse):
+        raise InputError(f"strategy must be hg.noise.Sparse('embedding'), got {strategy!r}")
+    return planned(
+        examples,
+        batch_size,
+        (epochs, steps),
+        clip,
+        delta,
+        functools.partial(_noise, epsilon, noise_multiplier, delta),
+        sampling,
+        strategy,
+        unit,
+    )
+
+
 def planned(
     examples: int,
     batch_size: int,
@@ -313,7 +385,7 @@ def _found(
     if strategy not in kinds:
         raise InputError(f"strategy must be one of hushgrad.noise or its kind, got {strategy!r}")
     if not strategy.correlated:
-        return _INDEPENDENT
+        return strategy.for_run(steps, Spaced(1, 1), Workload())
     return strategy.for_run(steps, participation(sampling, examples, steps), Workload())
 
 

@@ -37,6 +37,12 @@ class Schedule(Plan):
                 raise InputError(f"all phases must have the same {name}, got {values}")
         if len({m.clip.init() is None for m in self.phases}) > 1:
             raise InputError("either all phases clip adaptively or none does; change the clips")
+        sparse = {m.strategy if m.strategy.counts else None for m in self.phases}
+        if len(sparse) > 1:
+            raise InputError(
+                "either all phases have the same sparse noise or none has, got "
+                f"{[m.strategy for m in self.phases]}; change the strategies"
+            )
 
     @property
     def examples(self) -> int:

@@ -82,6 +82,8 @@ def test_a_saved_model_goes_on_with_its_strategy(private, data, tmp_path):
     [
         ({"strategy": "braid"}, "strategy must be of hushgrad.noise, or one of 'gaussian'"),
         ({"strategy": 3}, "strategy must be of hushgrad.noise"),
+        ({"strategy": "sparse"}, "goes with hg.train alone"),
+        ({"strategy": hg.noise.Sparse("dense/kernel")}, "goes with hg.train alone"),
         ({"strategy": "tree", "sampling": "poisson"}, "to know when an example takes part"),
     ],
 )

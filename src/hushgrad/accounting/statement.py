@@ -185,6 +185,8 @@ def _ran(mechanism: Plan, facts: dict[str, Any]) -> str:
     phases = mechanism.phases
     whose = "users" if facts["unit"] == "user" else "examples"
     method = "DP-FTRL" if any(p.strategy.correlated for p in phases) else "DP-SGD"
+    if any(p.strategy.counts for p in phases):
+        method = "DP-AdaFEST"
     head = f"{method} over {phases[0].examples:,} {whose}: "
     if phases[0].sampling.kind == "stream":
         head = f"{method} over a stream of {whose}: "

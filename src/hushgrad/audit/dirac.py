@@ -99,8 +99,8 @@ def plant(
         given,
         source=Places(given.source, np.array(drawn["places"]), included),
         optimizer=_watching(given.optimizer, count, _gain(mechanism)),
-        summand=lambda clipped: _WithCanaries(clipped, clipped.clip, count),  # type: ignore[attr-defined]
-        shaped=lambda params: (params, jnp.zeros(count)),
+        summand=lambda clipped: _WithCanaries(given.summand(clipped), clipped.clip, count),  # type: ignore[attr-defined]
+        shaped=lambda params: (given.shaped(params), jnp.zeros(count)),
         found=found,
     )
 

@@ -254,6 +254,11 @@ def _checked(mechanism: Any, steps: int | None) -> Plan:
             f"mechanism must have between 1 and {_MOST_STEPS} steps to be run so often, got "
             f"{plan.steps:,}: give steps={min(8, max(plan.steps, 1))}, which tests its first ones"
         )
+    if any(m.strategy.counts for m in plan.phases):
+        raise InputError(
+            "mechanism must have noise on all that it sums, got sparse noise, whose runs have a "
+            "table to choose from; take hg.train(audit=hg.audit.Canaries(...))"
+        )
     given = [m.sampling for m in plan.phases if isinstance(m.sampling, Stream | CheckIn)]
     if given:
         raise InputError(

@@ -64,6 +64,11 @@ class Aggregator:
         positive("noise_multiplier", self.noise_multiplier)
         whole("clients_per_round", self.clients_per_round)
         self.clip.sum_noise_multiplier(self.noise_multiplier)  # or an error
+        if self.strategy.counts:
+            raise InputError(
+                f"strategy={self.strategy!r} counts the rows that an example looks up, which a "
+                "client's update does not tell; it goes with hg.train alone"
+            )
         if self.strategy.correlated and self.clip.init() is not None:
             raise InputError(
                 f"clip={self.clip!r} moves from round to round, which noise that depends on other "

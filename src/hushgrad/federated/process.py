@@ -491,6 +491,8 @@ def _check(server_optimizer: Any, mechanism: Any) -> None:
         raise InputError(
             "mechanism must clip each update, got clip=Microbatches; take hg.clip.Flat"
         )
+    if mechanism.strategy.counts:
+        raise InputError(f"mechanism must be of hg.dp_sgd or dp_ftrl, got {mechanism.strategy!r}")
     if not mechanism.steps:
         raise InputError(f"mechanism must have a round to make, got {mechanism!r}")
     if not isinstance(server_optimizer, optax.GradientTransformation):

@@ -3,6 +3,7 @@
 from hushgrad.gradients.check import Checked, check
 from hushgrad.gradients.clipped import Clipped, ClippedGrad, clipped_grad
 from hushgrad.gradients.explain import Explained, Explanation, explain
+from hushgrad.gradients.rows import RowCounts
 
 __all__ = [
     "Checked",
@@ -10,6 +11,7 @@ __all__ = [
     "ClippedGrad",
     "Explained",
     "Explanation",
+    "RowCounts",
     "check",
     "clipped_grad",
     "explain",

@@ -53,16 +53,18 @@ def in_chunks(
 
     def turn(sums: Any, number: Array) -> Any:
         out = one([chosen(x, number) for x in rows], chosen(mask, number))
-        added = (out.grads, out.nonfinite, out.centred_bits)
+        added = (out.grads, out.nonfinite, out.centred_bits, out.counts)
         return jax.tree.map(jnp.add, sums, added), (out.norms, out.losses, out.aux)
 
     first = jnp.zeros((), jnp.int32)
     shapes = jax.eval_shape(one, [chosen(x, first) for x in rows], chosen(mask, first))
     start = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype),
-        (shapes.grads, shapes.nonfinite, shapes.centred_bits),
+        (shapes.grads, shapes.nonfinite, shapes.centred_bits, shapes.counts),
     )
-    (grads, nonfinite, bits), (norms, losses, aux) = lax.scan(turn, start, jnp.arange(count))
+    (grads, nonfinite, bits, counts), (norms, losses, aux) = lax.scan(
+        turn, start, jnp.arange(count)
+    )
     return shapes._replace(
         grads=grads,
         norms=together(norms, 1),
@@ -70,6 +72,7 @@ def in_chunks(
         nonfinite=nonfinite,
         centred_bits=bits,
         aux=[together(x, group) for x in aux],
+        counts=counts,
     )
 
 

@@ -20,6 +20,7 @@ from hushgrad.gradients.execute import run_taps
 from hushgrad.gradients.inputs import batch_mask, batch_size, flat_params, traced
 from hushgrad.gradients.memory import chunk_size
 from hushgrad.gradients.plan import Plan, make_plan
+from hushgrad.gradients.rows import RowCounts, found, looked_up
 from hushgrad.gradients.sums import per_example, totals
 
 __all__ = ["Clipped", "ClippedGrad", "clipped_grad"]
@@ -45,6 +46,8 @@ class Clipped(NamedTuple):
         by at most 1/2. Not private until noise is added.
       aux: with `has_aux`, what the loss returned beside its value, each array with
         a leading batch axis (always one row per example); else None. Not private.
+      counts: with `counts`, how many examples look up each row of the table, each bounded
+        (`RowCounts`); else None. Not private until noise is added.
     """
 
     grads: PyTree[Float[Array, "..."]]
@@ -53,6 +56,7 @@ class Clipped(NamedTuple):
     nonfinite: Int[Array, ""]
     centred_bits: Float[Array, ""]
     aux: PyTree = None
+    counts: Float[Array, " rows"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,7 @@ class ClippedGrad:
     memory: int | None = None
     loss_scale: float = 1.0
     devices: int = 1
+    counts: RowCounts | None = None
 
     @property
     def sensitivity(self) -> float:
@@ -120,9 +125,10 @@ class ClippedGrad:
         devices = self.devices if size % (self.devices * self.group) == 0 else 1
         plan = make_plan(program, self.clip.parts(params), self.group, devices)
         coefficients = functools.partial(self.clip.coefficients, norm=self.clip.current(norm))
+        counted = None if self.counts is None else (self.counts, found(params, self.counts.table))
 
         def one(data: list[Any], keep: Any) -> Clipped:
-            return _sum(plan, coefficients, leaves, data, keep, self.loss_scale)
+            return _sum(plan, coefficients, leaves, data, keep, self.loss_scale, counted)
 
         chunk = devices * chunk_size(plan, size // devices, self.memory)
         if chunk >= size:
@@ -158,6 +164,7 @@ def clipped_grad(
     memory: int | None = None,
     loss_scale: float = 1.0,
     devices: int = 1,
+    counts: RowCounts | None = None,
 ) -> ClippedGrad:
     """A function that sums clipped per-example gradients of `loss`.
 
@@ -202,10 +209,12 @@ def clipped_grad(
       loss_scale: a factor on the loss that keeps gradients in float16 from vanishing
         (Micikevicius et al. 2018, arXiv 1710.03740); what is returned is of the loss itself.
       devices: among how many the batch is shared out; `memory` is that of each of them.
+      counts: also count who looks up each row of a table, for noise that is only on rows that
+        a private choice picks (`hg.noise.sparse`).
 
     Raises:
       InputError: if `clip`, `group`, `memory`, `loss_scale` or `devices` is not a positive
-        (whole) number.
+        (whole) number, or `counts` is no `RowCounts`, or given with a group.
     """
     if not callable(loss):
         raise InputError(f"loss must be a function loss(params, *example), got {loss!r}")
@@ -217,7 +226,12 @@ def clipped_grad(
     if rule.group > 1 and group not in (1, rule.group):
         raise InputError(f"group={group} is not that of clip={rule!r}; leave it out")
     group, devices = max(group, rule.group), whole("devices", devices)
-    return ClippedGrad(loss, rule, bool(has_aux), group, memory, scale, devices)
+    if counts is not None and (not isinstance(counts, RowCounts) or group > 1):
+        raise InputError(
+            f"counts must be hg.gradients.RowCounts(table), without a group, got {counts!r} with "
+            f"group={group}"
+        )
+    return ClippedGrad(loss, rule, bool(has_aux), group, memory, scale, devices, counts)
 
 
 def _sum(
@@ -227,6 +241,7 @@ def _sum(
     data: list[Any],
     keep: Bool[Array, " batch"],
     scale: float,
+    counted: tuple[RowCounts, int] | None,
 ) -> Clipped:
     passed = run_taps(plan, leaves, data, keep)
     losses, units = passed.losses / scale, keep
@@ -243,6 +258,10 @@ def _sum(
     coefficients = jnp.where((finite & units)[:, None], coefficients, 0)
     grads = totals(plan, leaves, passed.taps, built, coefficients / scale, jnp.all(finite))
     bits = jnp.where(whole_ones, 0.5, -0.5).astype(squared.dtype)
+    counts = None
+    if counted is not None:
+        how, number = counted
+        counts = looked_up(plan, passed.taps, number, how, finite & units)
     return Clipped(
         grads=[
             jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)) if grad is None else grad
@@ -253,6 +272,7 @@ def _sum(
         nonfinite=jnp.sum(units & ~finite, dtype=jnp.int32),
         centred_bits=jnp.sum(jnp.where(units, bits, 0)),
         aux=passed.aux,
+        counts=counts,
     )
 
 

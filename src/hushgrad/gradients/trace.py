@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hushgrad.errors import InputError
-from hushgrad.gradients import custom
+from hushgrad.gradients import custom, low_rank
 from hushgrad.gradients.program import Function, Kind, Loop, Node, Op, Program, Remat
 
 __all__ = ["trace"]
@@ -100,6 +100,7 @@ class _Builder:
         self.constants: dict[int, Any] = {}
         self.views: dict[int, _View] = {}
         self.made: dict[int, Op] = {}  # constants that a loop's body computes
+        self.makers: dict[int, Op] = {}  # of values of parameters
         self.regions = 0
 
     def value(self, aval: Any, kind: Kind, frame: _Frame) -> int:
@@ -151,6 +152,10 @@ class _Builder:
                 outputs = self.custom(frame, eqn, args)
                 if outputs is not None:
                     return outputs
+            if name == "dot_general":
+                outputs = self.low_rank(frame, eqn, args)
+                if outputs is not None:
+                    return outputs
         return self.emit(frame, eqn.primitive, eqn.params, args, [v.aval for v in eqn.outvars])
 
     def emit(
@@ -175,6 +180,8 @@ class _Builder:
         outputs = [self.value(a, k, frame) for a, k in zip(avals, avals_kinds, strict=True)]
         op = Op(primitive, params, tuple(args), tuple(outputs))
         frame.ops.append(op)
+        if kind is Kind.PARAMETER and frame is self.top:
+            self.makers.update((out, op) for out in outputs)
         if kind is Kind.CONSTANT and frame is not self.top:
             self.made.update((out, op) for out in outputs)
         return outputs
@@ -202,7 +209,9 @@ class _Builder:
         )
         mapped = tuple(tuple(s[level] for s in sliced) for level in range(len(loops)) if out[level])
         inputs = tuple(view.top for view in views if view is not None)
-        self.top.ops.append(Op(primitive, params, inputs, outputs, mapped))
+        op = Op(primitive, params, inputs, outputs, mapped)
+        self.top.ops.append(op)
+        self.makers.update((value, op) for value in outputs)
         return [_View(value, out) for value in outputs]
 
     def view(self, frame: _Frame, value: int) -> _View | None:
@@ -329,6 +338,19 @@ class _Builder:
             )
         )
         return outputs
+
+    def low_rank(self, frame: _Frame, eqn: Any, args: list[int]) -> list[int] | None:
+        """A contraction with a matrix that has a low-rank part, as one with each of its parts."""
+        position = next(i for i, v in enumerate(args) if self.kinds[v] is Kind.PARAMETER)
+        found = low_rank.find(
+            args[position], position, eqn.params, self.avals, self.kinds, self.makers
+        )
+        if found is None:
+            return None
+        inputs = [args[1 - position], *found.parts]
+        shapes = [jax.ShapeDtypeStruct(self.avals[v].shape, self.avals[v].dtype) for v in inputs]
+        closed = jax.make_jaxpr(found.apart)(*shapes)
+        return self.inline(frame, closed.jaxpr, closed.consts, inputs)
 
     def custom(self, frame: _Frame, eqn: Any, args: list[int]) -> list[int] | None:
         """A function with its own derivative: its value, and its derivative as a program."""

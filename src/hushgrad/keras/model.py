@@ -235,9 +235,14 @@ def privatize(
 def _strategy(strategy: Any) -> type[Strategy] | Strategy:
     if isinstance(strategy, str):
         strategy = STRATEGIES.get(strategy, strategy)
+    if getattr(strategy, "counts", False):
+        raise InputError(
+            f"strategy={strategy!r} counts the rows of a table that an example looks up, which "
+            "goes with hg.train alone; give a Keras model another strategy"
+        )
     if strategy in STRATEGIES.values() or isinstance(strategy, tuple(STRATEGIES.values())):
         return strategy
-    known = ", ".join(repr(kind) for kind in STRATEGIES)
+    known = ", ".join(repr(name) for name, kind in STRATEGIES.items() if not kind.counts)
     raise InputError(f"strategy must be of hushgrad.noise, or one of {known}, got {strategy!r}")
 
 

@@ -14,6 +14,7 @@ from hushgrad.noise.dense import Dense, dense
 from hushgrad.noise.gaussian import Independent, gaussian
 from hushgrad.noise.normal import COUNT_STREAM, standard_normal
 from hushgrad.noise.participation import OncePerPass, Participation, Periodic, Spaced
+from hushgrad.noise.sparse import Chosen, Counted, Sparse, sparse
 from hushgrad.noise.strategy import Strategy
 from hushgrad.noise.toeplitz import Toeplitz, toeplitz
 from hushgrad.noise.tree import Tree, tree
@@ -25,12 +26,15 @@ __all__ = [
     "COUNT_STREAM",
     "STRATEGIES",
     "Banded",
+    "Chosen",
+    "Counted",
     "Dense",
     "Independent",
     "OncePerPass",
     "Participation",
     "Periodic",
     "Spaced",
+    "Sparse",
     "Strategy",
     "Toeplitz",
     "Tree",
@@ -41,13 +45,14 @@ __all__ = [
     "from_dict",
     "gaussian",
     "largest_sum",
+    "sparse",
     "standard_normal",
     "toeplitz",
     "tree",
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    kind.kind: kind for kind in (Independent, Tree, Toeplitz, BLT, Banded, Dense)
+    kind.kind: kind for kind in (Independent, Tree, Toeplitz, BLT, Banded, Dense, Sparse)
 }
 
 

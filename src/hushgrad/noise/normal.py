@@ -20,10 +20,12 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from hushgrad.noise.chacha import key_stream
 
-__all__ = ["COUNT_STREAM", "Wanted", "standard_normal", "standard_normals"]
+__all__ = ["COUNT_STREAM", "ROW_STREAM", "Wanted", "standard_normal", "standard_normals"]
 
 # Of the noise on a step's count of clipped gradients; leaves have the streams from 0 up.
 COUNT_STREAM = 2**32 - 1
+# Of the noise on counts of a table's rows.
+ROW_STREAM = 2**32 - 2
 _PER_BLOCK = 8
 _AT_ONCE, _LONG, _LONGEST = 2048, 256, 2047
 # Arrays of so many numbers at most are made together.

@@ -28,10 +28,12 @@ class Strategy(abc.ABC):
     Attributes:
       kind: its name in files.
       correlated: whether a step's noise depends on that of others.
+      counts: whether it needs, beside a sum, counts of a table's rows (`Sparse`).
     """
 
     kind: ClassVar[str]
     correlated: ClassVar[bool] = True
+    counts: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod
@@ -54,6 +56,25 @@ class Strategy(abc.ABC):
           stddev: of one draw.
           steps: how many will be made at most; the state's size may depend on it.
         """
+
+    def noise(
+        self,
+        noise_multiplier: float | Float[Array, ""],
+        sensitivity: float | Float[Array, ""],
+        steps: int,
+    ) -> optax.GradientTransformationExtraArgs:
+        """`transformation`, for the noise multiplier of the sum and what one example moves it by.
+
+        Args:
+          noise_multiplier: from `sum_noise_multiplier`.
+          sensitivity: of the sum.
+          steps: as in `transformation`.
+        """
+        return self.transformation(noise_multiplier * sensitivity, steps)
+
+    def sum_noise_multiplier(self, noise_multiplier: float) -> float:
+        """Of the noise on the sum, where all that a step releases has `noise_multiplier`."""
+        return noise_multiplier
 
     @property
     def bands(self) -> int | None:

@@ -17,9 +17,11 @@ from jaxtyping import Array, PyTree
 
 from hushgrad.errors import InputError, ResumeError
 from hushgrad.mechanism import Plan
+from hushgrad.noise import Chosen
 from hushgrad.sampling import CheckIn, Stream
 from hushgrad.training.budget import Budget
 from hushgrad.training.checkpoint import Checkpoints, digests
+from hushgrad.training.counting import counting
 from hushgrad.training.data import prepare
 from hushgrad.training.directory import RunDirectory
 from hushgrad.training.interrupt import Interrupted, noted
@@ -120,6 +122,7 @@ def train(
     params = layout.params(params)
     with team.entered_by_first(folder.locked()), watched():
         found, given = find(team, folder), Planted(source, optimizer)
+        given = counting(given, mechanism, params, layout)
         planted = plant(team, folder, found, audit, given, loss, mechanism, params, seed)
         first, optimizer = mechanism.phases[0], planted.optimizer
         state = initial_state(params, first, optimizer, options.average, planted.shaped)
@@ -268,7 +271,13 @@ class _Running:
         if not self._told:
             return False
         progress = Progress(
-            step, self.job.mechanism, state.params, state.norm, sums, self._average(state)
+            step,
+            self.job.mechanism,
+            state.params,
+            state.norm,
+            sums,
+            self._average(state),
+            state.noise if isinstance(state.noise, Chosen) else None,
         )
 
         def tell() -> bool:

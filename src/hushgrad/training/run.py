@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from hushgrad import accounting
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Plan
+from hushgrad.noise import Chosen
 from hushgrad.training.step import Sums
 from hushgrad.training.team import Team, whole
 
@@ -130,6 +131,7 @@ class Progress:
         safe to publish, since it follows from counts with noise.
       unprotected_sums: of the step.
       average: the moving average of the parameters, if one is kept.
+      chosen: how many rows sparse noise chose in the step, where it is that; safe to publish.
     """
 
     step: int
@@ -138,6 +140,7 @@ class Progress:
     norm: Float[Array, ""] | None
     unprotected_sums: Sums
     average: PyTree[Array] | None = None
+    chosen: Chosen | None = None
 
     @property
     def steps(self) -> int:

@@ -49,6 +49,15 @@ class Lookup(Rule):
     def held(self) -> int:
         return 1 + self.sizes[2]
 
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The table's dimensions that are not read whole."""
+        return _chosen(self.op, self.avals)
+
+    def rows_of(self, records: tuple[Any, ...], repeats: int) -> Int[Array, "repeats ..."]:
+        """Which rows one example reads; -1 for one that is out of bounds."""
+        return positions(self.op, self.avals, records, repeats)[0]
+
     def gradient(self, records: tuple[Any, ...], g: Array) -> Array:
         factors = self.factors(records, g)
         _, depth, columns = self.sizes
