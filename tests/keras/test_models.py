@@ -201,6 +201,25 @@ def test_batch_statistics_are_replaced():
     kind = keras.random.randint((32,), 0, 2)
     trained(copy, np.ones((32, 8, 8, 3), np.float32), np.array(kind))
 
+    # A sequential one, with others in it.
+    image = keras.Input((6, 6, 4))
+    graph = keras.Model(image, layers.BatchNormalization()(layers.Conv2D(4, 3)(image)))
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()]),
+            graph,
+            layers.Flatten(),
+            layers.BatchNormalization(),
+            layers.Dense(2),
+        ]
+    )
+    copy = hg.keras.replace_batchnorm(model)
+    kinds = [type(x).__name__ for x in copy._flatten_layers()]
+    assert kinds.count("GroupNormalization") == 3
+    assert "BatchNormalization" not in kinds
+    trained(copy, np.ones((32, 8, 8, 3), np.float32), np.array(kind))
+
     class Own(Subclassed):
         def __init__(self):
             super().__init__()

@@ -9,7 +9,7 @@ import keras
 
 from hushgrad._check import whole
 from hushgrad.errors import InputError
-from hushgrad.keras.example import layers_of, names
+from hushgrad.keras.example import layers_of
 
 __all__ = ["replace_batchnorm"]
 
@@ -48,6 +48,8 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
     def replaced(layer: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
             return _grouped(layer, groups)
+        if isinstance(layer, keras.Model) and _is_graph(layer):
+            return cloned(layer)
         return layer.__class__.from_config(layer.get_config())
 
     def called(layer: Any, *inputs: Any, **options: Any) -> Any:
@@ -55,12 +57,17 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
         grouped = isinstance(layer, keras.layers.GroupNormalization)
         return layer(*inputs) if grouped else layer(*inputs, **options)
 
-    copy = keras.models.clone_model(
-        model, clone_function=replaced, call_function=called, recursive=True
-    )
-    before = dict(zip(names(model.weights), model.weights, strict=True))
-    for name, weight in zip(names(copy.weights), copy.weights, strict=True):
-        weight.assign(before[name])
+    def cloned(part: keras.Model) -> keras.Model:
+        # A sequential model calls its layers itself, by what each of them takes.
+        calls = {} if isinstance(part, keras.Sequential) else {"call_function": called}
+        return keras.models.clone_model(part, clone_function=replaced, **calls)
+
+    copy = cloned(model)
+    for old, new in zip(layers_of(model), layers_of(copy), strict=True):
+        if not isinstance(new, keras.Model):
+            # Statistics come last, and have nowhere to go.
+            for was, weight in zip(old.weights, new.weights, strict=False):
+                weight.assign(was)
     return copy
 
 
