@@ -331,9 +331,8 @@ class LearningProcess:
         if done == self.mechanism.steps:
             session.finish(done)
         after = ServerState(done, state.run, server)
-        metrics = RoundMetrics(
-            done, self.mechanism, server.params, server.norm, sums, None, len(clients), lost
-        )
+        known = (done, self.mechanism, server.params, server.norm, sums)
+        metrics = RoundMetrics(*known, unprotected_clients=len(clients), lost=lost)
         return after, metrics
 
     def finish(self, state: ServerState) -> Run:

@@ -59,7 +59,9 @@ def replace_batchnorm(model: keras.Model, *, groups: int = 16) -> keras.Model:
 
     def cloned(part: keras.Model) -> keras.Model:
         # A sequential model calls its layers itself, by what each of them takes.
-        calls = {} if isinstance(part, keras.Sequential) else {"call_function": called}
+        calls: dict[str, Any] = (
+            {} if isinstance(part, keras.Sequential) else {"call_function": called}
+        )
         return keras.models.clone_model(part, clone_function=replaced, **calls)
 
     copy = cloned(model)
