@@ -72,8 +72,10 @@ class Task:
 
 
 TASKS = {
-    "mnist": Task("MNIST, linear", "mnist", 2.9, 98.7, 1024, 4000, 1.0, 300.0),
-    "fashion": Task("Fashion-MNIST, linear", "fashion_mnist", 2.7, 89.7, 1024, 6000, 4.0, 300.0),
+    "mnist": Task("MNIST, linear", "mnist", 2.9, 98.7, 1024, 3000, 2.5, 20.0, moments=7.0),
+    "fashion": Task(
+        "Fashion-MNIST, linear", "fashion_mnist", 2.7, 89.7, 1024, 4000, 6.0, 50.0, moments=7.0
+    ),
     "cifar10": Task(
         "CIFAR-10, linear", "cifar10", 3.0, 67.0, 4096, 800, 4.0, 300.0, True, moments=10.0
     ),
@@ -241,7 +243,7 @@ def one(task: Task, data_dir: Path, kept: Path, seed: int, rows: int | None = No
             training,
             optimizer=optax.sgd(optax.linear_schedule(task.rate, 0.0, task.steps), momentum=0.9),
             directory=directory,
-            options=hg.Options(checkpoint_every=task.steps, block_size=512),
+            options=hg.Options(checkpoint_every=task.steps),
         )
     seconds = time.perf_counter() - began
     event = together(first, training)
