@@ -74,7 +74,7 @@ class Task:
 TASKS = {
     "mnist": Task("MNIST, linear", "mnist", 2.9, 98.7, 1024, 3000, 2.5, 20.0, moments=7.0),
     "fashion": Task(
-        "Fashion-MNIST, linear", "fashion_mnist", 2.7, 89.7, 1024, 4000, 6.0, 50.0, moments=7.0
+        "Fashion-MNIST, linear", "fashion_mnist", 2.7, 89.7, 1024, 4000, 3.0, 100.0, moments=7.0
     ),
     "cifar10": Task(
         "CIFAR-10, linear", "cifar10", 3.0, 67.0, 4096, 800, 4.0, 300.0, True, moments=10.0
@@ -261,8 +261,10 @@ def report(found: dict[str, list[dict[str, Any]]], command: str) -> str:
     """The table as Markdown."""
     modules = {"hushgrad": hg, "JAX": jax, "optax": optax, "numpy": np}
     versions = ", ".join(f"{name} {module.__version__}" for name, module in modules.items())
-    heads = "epsilon, PLD | RDP | noise | steps | batch | features | test accuracy | published"
-    lines = [f"| | {heads} | minutes |", "|---" * 10 + "|"]
+    heads = (
+        "epsilon, PLD | RDP | noise | steps | batch | features | runs | test accuracy | published"
+    )
+    lines = [f"| | {heads} | minutes |", "|---" * 11 + "|"]
     for key, cells in found.items():
         task, last = TASKS[key], cells[-1]
         scores = [100 * cell["accuracy"] for cell in cells]
@@ -271,17 +273,17 @@ def report(found: dict[str, list[dict[str, Any]]], command: str) -> str:
         lines.append(
             f"| {task.title} | {last['epsilon']:.3f} | {last['rdp']:.3f} | {last['noise']:.3f} "
             f"| {task.steps:,} | {task.batch_size:,} | {last['features']:,} "
-            f"| {statistics.mean(scores):.2f}{spread} | {task.published} | {minutes:.1f} |"
+            f"| {len(cells)} | {statistics.mean(scores):.2f}{spread} | {task.published} "
+            f"| {minutes:.1f} |"
         )
-    repeats = min(len(cells) for cells in found.values())
     missing = [task.title for key, task in TASKS.items() if key not in found]
     parts = [
         "# Images on scattering features",
         f"`{command}`",
         f"{versions}, Python {platform.python_version()}, {os.cpu_count()} cores, "
         f"{jax.default_backend()}.",
-        f"Test accuracy in percent: mean of {repeats} repetitions with their standard deviation; "
-        "batches and noise are from the operating system's entropy. Epsilon, at delta = "
+        "Test accuracy in percent: mean of the runs with their standard deviation; batches "
+        "and noise are from the operating system's entropy. Epsilon, at delta = "
         f"{DELTA:g}, is of all that is released of the training images: the noisy means and "
         f"deviations that features are scaled with, and every step of training (clip {CLIP:g}). "
         "*Noise* is the training's noise multiplier, *published* the accuracy of Tramèr and Boneh "

@@ -217,10 +217,13 @@ def report(found: dict[str, dict[str, Any]], command: str, seeds: int) -> str:
         f"| method | {heads} | gradient smaller by | seconds | rate, ratio, threshold |",
         "|---" * 10 + "|",
     ]
+    missing = []
     for epsilon in EPSILONS:
         for method in METHODS:
             if f"{method} {epsilon}" in found:
                 lines.append(_row(method, found[f"{method} {epsilon}"]))
+            elif (epsilon is None) == (method == "no privacy"):
+                missing.append(method + ("" if epsilon is None else f" at epsilon {epsilon:g}"))
     parts = [
         "# SST-2 with an embedding from scratch",
         f"`{command}`",
@@ -240,6 +243,7 @@ def report(found: dict[str, dict[str, Any]], command: str, seeds: int) -> str:
         "deviations of the noise on counts. That choice is not part of epsilon. What is hidden is "
         "one phrase: GLUE has many phrases of one sentence, which are not hidden together.",
         "\n".join(lines),
+        *([f"Not measured: {', '.join(missing)}."] if missing else []),
         "*Rows a step* is how many of the table's rows a step moves, on average: so many rows of "
         "the released update are not zero, and *smaller by* is all rows over those. Of the rows "
         "that DP-AdaFEST chooses some are of no word: at a threshold of 3.09 one empty row in a "
