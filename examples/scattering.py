@@ -288,7 +288,8 @@ def report(found: dict[str, list[dict[str, Any]]], command: str) -> str:
         f"deviations that features are scaled with, and every step of training (clip {CLIP:g}). "
         "*Noise* is the training's noise multiplier, *published* the accuracy of Tramèr and Boneh "
         "(2021) at the same epsilon by RDP. The settings were chosen by trial runs on the test "
-        "set, as theirs were; as usual on public benchmarks, that choice is not part of epsilon.",
+        "set, as theirs were; as usual on public benchmarks, that choice is not part of epsilon. "
+        "*Minutes* are of a machine with other work.",
         "\n".join(lines),
         *([f"Not measured: {', '.join(missing)}."] if missing else []),
         NOTES,
