@@ -60,7 +60,9 @@ def small(task, **given):
     return dataclasses.replace(task, batch_size=60, steps=40, moments=3.0, epsilon=30.0, **given)
 
 
-@pytest.mark.parametrize("key", ["mnist", "cifar10", "cifar10-cnn"])
+@pytest.mark.parametrize(
+    "key", ["mnist", "cifar10", pytest.param("cifar10-cnn", marks=pytest.mark.slow)]
+)
 def test_a_slice_is_trained_at_the_epsilon_that_is_told(scattering, data, tmp_path, key):
     task = small(scattering.TASKS[key])
     cell = scattering.one(task, data, tmp_path, seed=0)
