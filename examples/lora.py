@@ -31,7 +31,7 @@ import hushgrad as hg
 
 import hushgrad.keras  # isort: skip  (which finds Keras's backend)
 import keras  # isort: skip
-import keras_hub  # isort: skip
+import keras_hub  # isort: skip  # pyright: ignore[reportMissingImports]
 import lora_checkpoint  # isort: skip
 from lora_report import report  # isort: skip
 

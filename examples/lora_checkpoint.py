@@ -17,11 +17,11 @@ from typing import Any
 
 import characters
 import numpy as np
-import tokenizers
+import tokenizers  # pyright: ignore[reportMissingImports]
 
 import hushgrad.keras  # noqa: F401  # isort: skip  (which finds Keras's backend)
 import keras  # isort: skip
-import keras_hub  # isort: skip
+import keras_hub  # isort: skip  # pyright: ignore[reportMissingImports]
 
 # Those of the First Folio.
 COMEDIES = (

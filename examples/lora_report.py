@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import keras
-import keras_hub
+import keras_hub  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 import hushgrad as hg

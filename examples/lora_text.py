@@ -10,7 +10,7 @@ import numpy as np
 
 import hushgrad.keras  # noqa: F401  # isort: skip  (which finds Keras's backend)
 import keras  # isort: skip
-import keras_hub  # isort: skip
+import keras_hub  # isort: skip  # pyright: ignore[reportMissingImports]
 
 
 class Windows(NamedTuple):
