@@ -5,9 +5,7 @@ Not a script: `scattering.py` imports it.
 
 from __future__ import annotations
 
-import lzma
 import pickle
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -29,23 +27,24 @@ def load(folder: Path, part: str) -> Images:
     """
     if folder.name != "cifar10":
         name = {"train": "train", "test": "t10k"}[part]
-        images = _idx(next(folder.glob(f"{name}-images-idx3-ubyte*")))
-        return images, _idx(next(folder.glob(f"{name}-labels-idx1-ubyte*"))).astype(np.int32)
+        images = hg.datasets.read_idx(_file(folder, f"{name}-images-idx3-ubyte*"))
+        labels = hg.datasets.read_idx(_file(folder, f"{name}-labels-idx1-ubyte*"))
+        return images, labels.astype(np.int32)
     if (folder / "labels.npz").exists():
         return _strips(folder, part), np.load(folder / "labels.npz")[part].astype(np.int32)
     names = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}[part]
-    read = [pickle.loads((folder / name).read_bytes(), encoding="bytes") for name in names]
+    files = [_file(folder, name) for name in names]
+    read = [pickle.loads(file.read_bytes(), encoding="bytes") for file in files]
     images = np.concatenate([one[b"data"] for one in read]).reshape(-1, 3, 32, 32)
     return images, np.concatenate([one[b"labels"] for one in read]).astype(np.int32)
 
 
-def _idx(file: Path) -> np.ndarray:
-    if file.suffix != ".xz":
-        return hg.datasets.read_idx(file)
-    with tempfile.NamedTemporaryFile() as plain:
-        plain.write(lzma.decompress(file.read_bytes()))
-        plain.flush()
-        return hg.datasets.read_idx(plain.name)
+def _file(folder: Path, name: str) -> Path:
+    """The file of that name, compressed or not."""
+    found = sorted(folder.glob(name))
+    if not found:
+        raise SystemExit(f"error: no {name} in {folder}; name its parent by --data-dir")
+    return found[0]
 
 
 def _strips(folder: Path, part: str) -> UInt8[np.ndarray, "n 3 32 32"]:

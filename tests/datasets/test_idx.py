@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import lzma
 import struct
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_gzip_damaged_anywhere_is_an_error_or_harmless(tmp_path):
         # The time stamp does not matter; else the checksum vouches for the content.
         with contextlib.suppress(DataError):
             np.testing.assert_array_equal(read_idx(path), np.arange(24).reshape(2, 3, 4))
+
+
+def test_xz_is_read_by_its_suffix_or_content(tmp_path):
+    for name in ("images.xz", "images"):
+        path = tmp_path / name
+        path.write_bytes(lzma.compress(SMALL))
+        np.testing.assert_array_equal(read_idx(path), read_idx(write(tmp_path / "a", SMALL)))
+
+
+def test_xz_truncated_damaged_or_none(tmp_path):
+    path, packed = tmp_path / "a.xz", lzma.compress(SMALL)
+    for raw in (b"", SMALL, packed[:5], packed[:-1], packed[:20] + b"x" + packed[21:]):
+        path.write_bytes(raw)
+        assert "the xz file is damaged or cut short" in error_of(path)
 
 
 def test_gzip_with_garbage_behind_it(tmp_path):

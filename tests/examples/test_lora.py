@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # before anything imports Keras
 
@@ -22,7 +21,6 @@ except ImportError as error:
 
 import keras
 
-DATA = Path(os.environ.get("HUSHGRAD_TEST_DATA", "/none"))
 TEXT = "I pray you, sir,\nwhat is it that you would have of me?\nNothing, my lord: "
 TEXTS = {
     f"play/{name}": name * 3 + "\n" + TEXT * (1 + i % 3) for i, name in enumerate("ABCDEFGHIJ")
@@ -175,11 +173,11 @@ def test_the_whole_recipe(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_made_of_public_plays(example, tmp_path):
-    if not (DATA / "shakespeare_plays").is_dir():
-        pytest.skip("needs Shakespeare's plays: set HUSHGRAD_TEST_DATA")
+def test_a_checkpoint_is_made_of_public_plays(example, real_data, tmp_path):
+    if not (real_data / "shakespeare_plays").is_dir():
+        pytest.skip(f"no shakespeare_plays in {real_data}")
     made = example("lora_checkpoint")
-    public, private = made.roles(DATA, comedies=False), made.roles(DATA, comedies=True)
+    public, private = made.roles(real_data, comedies=False), made.roles(real_data, comedies=True)
     assert not public.keys() & private.keys()
     assert {name.partition("/")[0] for name in private} == set(made.COMEDIES)
     some = list(public.values())[:3]

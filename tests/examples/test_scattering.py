@@ -3,9 +3,7 @@
 import dataclasses
 import gzip
 import lzma
-import os
 import pickle
-from pathlib import Path
 
 import dp_accounting
 import jax.numpy as jnp
@@ -109,10 +107,16 @@ def test_heads_take_the_fast_way(scattering):
     assert "need no fallback" in told
 
 
-@pytest.mark.skipif("HUSHGRAD_TEST_DATA" not in os.environ, reason="needs HUSHGRAD_TEST_DATA")
+@pytest.mark.parametrize(("name", "wanted"), [("mnist", "train-images"), ("cifar10", "data_batch")])
+def test_images_that_are_not_there_are_named(example, tmp_path, name, wanted):
+    (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit, match=f"error: no {wanted}.* in .*{name}; name its parent"):
+        example("images").load(tmp_path / name, "train")
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_images_of_the_real_files(example, name):
-    folder = Path(os.environ["HUSHGRAD_TEST_DATA"]) / name
+def test_images_of_the_real_files(example, real_data, name):
+    folder = real_data / name
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
     images, labels = example("images").load(folder, "test")

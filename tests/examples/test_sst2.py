@@ -1,13 +1,9 @@
 """The example of an embedding from scratch, on a slice."""
 
 import lzma
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-DATA = os.environ.get("HUSHGRAD_TEST_DATA")
 
 
 @pytest.fixture
@@ -56,7 +52,8 @@ def test_words_are_hashed_without_looking_at_data(sst2, tmp_path):
     assert (words[1, 1:] == 128).all()
 
 
-@pytest.mark.skipif(DATA is None, reason="HUSHGRAD_TEST_DATA names no folder of data")
-def test_the_real_files_are_read(sst2):
-    data = sst2.load(Path(DATA or "") / "sst2")
+def test_the_real_files_are_read(sst2, real_data):
+    if not (real_data / "sst2").is_dir():
+        pytest.skip(f"no sst2 in {real_data}")
+    data = sst2.load(real_data / "sst2")
     assert [len(data[name][1]) for name in ("train", "dev", "test")] == [60_614, 6_735, 872]

@@ -112,6 +112,24 @@ def test_what_is_not_accounted_for_is_refused(shape, given, said):
         moments(np.zeros(shape), mechanism(), **{"low": -1.0, "high": 1.0, **given})
 
 
+def test_it_is_charged_before_its_noise_is_drawn(tmp_path, monkeypatch):
+    budget = Budget("images", epsilon=5.0, delta=1e-5, url=f"sqlite:///{tmp_path / 'ledger.db'}")
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(moments.__globals__, "with_noise", crash)
+    with pytest.raises(KeyboardInterrupt):
+        moments(np.zeros((500, 3)), mechanism(), low=-1.0, high=1.0, budget=budget)
+    assert budget.runs[0].charged == 1
+    assert budget.epsilon_held == pytest.approx(mechanism().epsilon(), rel=1e-2)
+
+
+def test_a_release_that_was_stopped_costs_nothing_and_is_not_made():
+    with pytest.raises(InputError, match="got steps=0"):
+        moments(np.zeros((500, 3)), mechanism().after(0), low=-1.0, high=1.0)
+
+
 @pytest.mark.parametrize("name", ["examples", "channels", "noise_multiplier", "delta"])
 def test_arguments_out_of_range_are_named(name):
     given = {"examples": 5, "channels": 3, "noise_multiplier": 1.0, "delta": 1e-5, name: 0}

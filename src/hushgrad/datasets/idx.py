@@ -5,6 +5,7 @@ one big-endian uint32 per dimension, and the elements in big-endian, C order.
 """
 
 import gzip
+import lzma
 import math
 import os
 import zlib
@@ -17,6 +18,7 @@ from hushgrad.errors import DataError
 __all__ = ["parse_idx", "read_content", "read_idx", "uncompress"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_XZ_MAGIC = b"\xfd7zXZ\x00"
 
 # The third byte of the magic number -> how one element is stored.
 _ELEMENTS = {
@@ -32,7 +34,7 @@ _MAX_DIMENSIONS = 32  # what every supported NumPy can hold
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read one idx file, gzipped or plain.
+    """Read one idx file, compressed by gzip or xz, or plain.
 
     ```python
     labels = read_idx("train-labels-idx1-ubyte.gz")  # uint8[60000]
@@ -40,7 +42,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
     Args:
         path: the file. It is taken for gzip when its name ends in `.gz` or its
-            content starts as gzip does.
+            content starts as gzip does; for xz likewise.
 
     Returns:
         An array with the file's shape and element type (uint8, int8, int16, int32,
@@ -54,11 +56,11 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
-    """Read a file and undo its gzip compression, if it has one.
+    """Read a file and undo its gzip or xz compression, if it has one.
 
     Raises:
         DataError: the file is missing, unreadable, not gzip though its name ends
-            in `.gz`, or truncated gzip.
+            in `.gz` (xz and `.xz` likewise), or truncated.
     """
     source = os.fspath(path)
     try:
@@ -69,6 +71,13 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         raise DataError(f"{source}: the file cannot be read: {error}") from error
     if source.endswith(".gz") or raw.startswith(_GZIP_MAGIC):
         return uncompress(raw, source)
+    if source.endswith(".xz") or raw.startswith(_XZ_MAGIC):
+        try:
+            return lzma.decompress(raw)
+        except lzma.LZMAError as error:
+            raise DataError(
+                f"{source}: the xz file is damaged or cut short ({error}); download it again"
+            ) from error
     return raw
 
 

@@ -130,8 +130,14 @@ def charged(
     """The secret for the noise of one release, once it is charged, durably.
 
     Raises:
+      InputError: if the mechanism accounts for no release.
       BudgetError: if the budget does not hold the release and what comes then; nothing is spent.
     """
+    if mechanism.steps != 1:
+        raise InputError(
+            f"mechanism must account for this one release, got steps={mechanism.steps}: a release "
+            "that was stopped cannot be made"
+        )
     if budget is not None:
         held = budget.reserve(mechanism, run or uuid.uuid4().hex, directory=directory)
         _leaves_room(budget, held, then)
