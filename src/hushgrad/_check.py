@@ -8,7 +8,14 @@ from typing import Any
 
 from hushgrad.errors import InputError
 
-__all__ = ["fraction", "positive", "whole"]
+__all__ = ["finite", "fraction", "positive", "whole"]
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a float, or an error if it is not a finite number."""
+    if not _is_number(value) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
 
 
 def positive(name: str, value: Any) -> float:

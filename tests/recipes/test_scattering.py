@@ -95,6 +95,8 @@ def test_mirrored_features_are_those_of_the_mirrored_image(waves, scales, angles
 def test_features_of_another_transform_are_not_mirrored():
     with pytest.raises(InputError, match="must have 81 channels"):
         recipes.mirrored(np.zeros((61, 4, 4)))
+    with pytest.raises(InputError, match="before height and width"):
+        recipes.mirrored(np.zeros(81))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,7 @@ def test_features_of_another_transform_are_not_mirrored():
         ((30, 28), {}, "multiples of 2\\*\\*scales = 4"),
         ((28, 28), {"scales": 3}, "pad them or take fewer scales"),
         ((28, 28), {"scales": 0}, "scales must be"),
+        ((28,), {}, "must have a height and a width"),
         ((28, 28), {"angles": -1}, "angles must be"),
     ],
 )

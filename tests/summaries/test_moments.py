@@ -100,11 +100,13 @@ def test_a_budget_is_charged_or_nothing_is_released(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "given", "said"),
     [
-        ((499, 3), {}, "values must have shape \\[500, 3, ...\\]"),
-        ((500, 2, 4), {}, "got \\[500, 2, 4\\]"),
-        ((500,), {}, "values must have shape"),
+        ((499, 3), {}, "values must be numbers of shape \\[500, 3, ...\\]"),
+        ((500, 2, 4), {}, "of \\[500, 2, 4\\]"),
+        ((500, 3, 0), {}, "of \\[500, 3, 0\\]"),
+        ((500,), {}, "values must be numbers of shape"),
         ((500, 3), {"low": 1.0, "high": 1.0}, "low must be below high"),
-        ((500, 3), {"low": 0.0, "high": np.nan}, "both finite"),
+        ((500, 3), {"low": 0.0, "high": np.nan}, "high must be a finite number"),
+        ((500, 3), {"low": "a"}, "low must be a finite number"),
     ],
 )
 def test_what_is_not_accounted_for_is_refused(shape, given, said):
@@ -128,6 +130,14 @@ def test_it_is_charged_before_its_noise_is_drawn(tmp_path, monkeypatch):
 def test_a_release_that_was_stopped_costs_nothing_and_is_not_made():
     with pytest.raises(InputError, match="got steps=0"):
         moments(np.zeros((500, 3)), mechanism().after(0), low=-1.0, high=1.0)
+
+
+def test_values_are_numbers_in_an_array_or_in_lists():
+    m = mechanism(examples=2, channels=1)
+    with pytest.raises(InputError, match=r"must be numbers .* got <U1 of \[2, 1\]"):
+        moments(np.array([["a"], ["b"]]), m, low=-1.0, high=1.0)
+    found = [moments(x, m, low=-1, high=1, seed=1) for x in ([[0], [1]], np.array([[0], [1]]))]
+    np.testing.assert_array_equal(found[0].mean, found[1].mean)
 
 
 @pytest.mark.parametrize("name", ["examples", "channels", "noise_multiplier", "delta"])

@@ -81,11 +81,7 @@ def adapter_on_a_frozen_base(p, x):
     return jnp.sum(jnp.sin(x @ LOW["w"] + 0.5 * (x @ p["a"] @ p["b"])))
 
 
-@model(
-    {"a": LOW["a"], "b": LOW["b"]},
-    rand(3, B, 4, 6),
-    share=0.0,
-)
+@model({"a": LOW["a"], "b": LOW["b"]}, rand(3, B, 4, 6))
 def adapter_merged_into_a_frozen_base(p, x):
     return jnp.sum(jnp.sin(x @ (LOW["w"] + 0.5 * (p["a"] @ p["b"]))))
 

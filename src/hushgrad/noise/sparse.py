@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from scipy import stats
 
-from hushgrad._check import positive, whole
+from hushgrad._check import finite, positive, whole
 from hushgrad.errors import InputError
 from hushgrad.noise.gaussian import Independent, plus, step_key, wide
 from hushgrad.noise.normal import ROW_STREAM, Wanted, standard_normals
@@ -293,10 +293,7 @@ class Sparse(Strategy):
     def __post_init__(self) -> None:
         if not isinstance(self.table, str) or not self.table:
             raise InputError(f"table must be a parameter's name, got {self.table!r}")
-        threshold = float(self.threshold)
-        if isinstance(self.threshold, bool) or not math.isfinite(threshold):
-            raise InputError(f"threshold must be a finite number, got {self.threshold!r}")
-        object.__setattr__(self, "threshold", threshold)
+        object.__setattr__(self, "threshold", finite("threshold", self.threshold))
         object.__setattr__(self, "ratio", positive("ratio", self.ratio))
         object.__setattr__(self, "norm", positive("norm", self.norm))
         if self.capacity is not None:

@@ -54,8 +54,10 @@ def scattering(
       InputError: if scales or angles are not whole numbers above 0, or the sizes do not fit.
     """
     scales, angles = whole("scales", scales), whole("angles", angles)
+    images, step = jnp.asarray(images, jnp.float32), 2**scales
+    if images.ndim < 2:
+        raise InputError(f"images must have a height and a width, got shape {images.shape}")
     height, width = images.shape[-2:]
-    step = 2**scales
     if height % step or width % step or min(height, width) < step:
         raise InputError(
             f"images must have sides that are multiples of 2**scales = {step}, got {height} x "
@@ -64,7 +66,7 @@ def scattering(
     # Reflected at the edges, by a whole coarse pixel at least.
     edges = [(0, 0)] * (images.ndim - 2) + [(step, step)] * 2
     mode = "reflect" if step < min(height, width) else "symmetric"
-    padded = jnp.pad(jnp.asarray(images, jnp.float32), edges, mode=mode)
+    padded = jnp.pad(images, edges, mode=mode)
     wavelets, average = _filters(*padded.shape[-2:], scales, angles)
 
     def smooth(spectrum: Complex[Array, "*n h w"], scale: int) -> Float[Array, "*n h w"]:
@@ -120,10 +122,10 @@ def mirrored(
             block = start + k * after * angles
             order += [block + second * angles + other for second in range(after) for other in seen]
         start += angles * after * angles
-    if features.shape[-3] != len(order):
+    if features.ndim < 3 or features.shape[-3] != len(order):
         raise InputError(
             f"features must have {len(order)} channels for scales={scales} and angles={angles}, "
-            f"got {features.shape[-3]}"
+            f"before height and width, got shape {features.shape}"
         )
     return features[..., order, :, ::-1]
 

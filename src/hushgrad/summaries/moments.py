@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hushgrad import accounting
-from hushgrad._check import fraction, positive, whole
+from hushgrad._check import finite, fraction, positive, whole
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Guarantee
 from hushgrad.summaries.release import charged, with_noise
@@ -130,17 +130,21 @@ def moments(
       seed: for tests: not private against whoever knows it.
 
     Raises:
-      InputError: if the shape is not what the mechanism accounts for, or the range is none.
+      InputError: if the shape is not what the mechanism accounts for, values are no numbers, or
+        the range is none.
       BudgetError: if the budget does not hold it; nothing has been spent.
     """
+    if not hasattr(values, "shape"):
+        values = np.asarray(values)
     expected = (mechanism.examples, mechanism.channels)
-    if np.ndim(values) < 2 or values.shape[:2] != expected:
+    if values.shape[:2] != expected or 0 in values.shape or values.dtype.kind not in "fiub":
         raise InputError(
-            f"values must have shape [{expected[0]}, {expected[1]}, ...] as the mechanism accounts "
-            f"for, got {list(np.shape(values))}"
+            f"values must be numbers of shape [{expected[0]}, {expected[1]}, ...] as the mechanism "
+            f"accounts for, got {values.dtype} of {list(values.shape)}"
         )
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"low must be below high and both finite, got {low!r} and {high!r}")
+    low, high = finite("low", low), finite("high", high)
+    if low >= high:
+        raise InputError(f"low must be below high, got {low!r} and {high!r}")
     middle, half = (low + high) / 2, (high - low) / 2
     sums = _sums(values, middle, half)
     secret = charged(mechanism, budget, run, then, seed=seed)
