@@ -10,27 +10,70 @@ print(run.statement())
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hushgrad import accounting, callbacks, clip, datasets, errors, noise, optimizers, sampling
 from hushgrad._version import __version__
-from hushgrad.choices import Choice, choices
-from hushgrad.gradients import check, clipped_grad, explain
-from hushgrad.mechanism import Mechanism
-from hushgrad.planning import dp_adafest, dp_banded, dp_ftrl, dp_sgd
-from hushgrad.schedule import Schedule, schedule
-from hushgrad.training import (
-    Budget,
-    Options,
-    Progress,
-    Run,
-    Selection,
-    StopTraining,
-    Tuned,
-    fsdp,
-    train,
-    tune,
-)
+
+if TYPE_CHECKING:
+    from hushgrad import (
+        accounting,
+        callbacks,
+        clip,
+        datasets,
+        errors,
+        noise,
+        optimizers,
+        recipes,
+        sampling,
+        summaries,
+    )
+    from hushgrad import audit as audit
+    from hushgrad import federated as federated
+    from hushgrad import keras as keras
+    from hushgrad import sklearn as sklearn
+    from hushgrad.comparing import Choice, choices
+    from hushgrad.gradients import check, clipped_grad, explain
+    from hushgrad.mechanism import Mechanism
+    from hushgrad.planning import dp_adafest, dp_banded, dp_ftrl, dp_sgd
+    from hushgrad.schedules import Schedule, schedule
+    from hushgrad.training import (
+        Budget,
+        Options,
+        Progress,
+        Run,
+        Selection,
+        StopTraining,
+        Tuned,
+        fsdp,
+        train,
+        tune,
+    )
+
+# Where each name is from. All are imported when they are first asked for: a script that only
+# wants the version, or the command line's help, does not wait for JAX.
+_NAMES = {
+    "hushgrad.comparing": ("Choice", "choices"),
+    "hushgrad.gradients": ("check", "clipped_grad", "explain"),
+    "hushgrad.mechanism": ("Mechanism",),
+    "hushgrad.planning": ("dp_adafest", "dp_banded", "dp_ftrl", "dp_sgd"),
+    "hushgrad.schedules": ("Schedule", "schedule"),
+    "hushgrad.training": (
+        "Budget",
+        "Options",
+        "Progress",
+        "Run",
+        "Selection",
+        "StopTraining",
+        "Tuned",
+        "fsdp",
+        "train",
+        "tune",
+    ),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+# Faces that need more than hushgrad itself does: not part of `from hushgrad import *`.
+_FACES = ("audit", "federated", "keras", "sklearn")
 
 __all__ = [
     "Budget",
@@ -60,17 +103,25 @@ __all__ = [
     "fsdp",
     "noise",
     "optimizers",
+    "recipes",
     "sampling",
     "schedule",
+    "summaries",
     "train",
     "tune",
 ]
 
-# Faces that need more than hushgrad itself does, imported when they are asked for.
-_FACES = ("audit", "federated", "keras", "sklearn")
-
 
 def __getattr__(name: str) -> Any:
-    if name in _FACES:
-        return importlib.import_module(f"hushgrad.{name}")
-    raise AttributeError(f"module 'hushgrad' has no attribute {name!r}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in __all__ or name in _FACES:
+        value = importlib.import_module(f"hushgrad.{name}")
+    else:
+        raise AttributeError(f"module 'hushgrad' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_FACES})

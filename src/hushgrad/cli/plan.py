@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from hushgrad.accounting import Calibration
-    from hushgrad.choices import Choice
+    from hushgrad.comparing import Choice
     from hushgrad.mechanism import Mechanism
 
 __all__ = ["plan"]
@@ -165,7 +165,7 @@ def _table(
 
 
 def _compared(plan: dict[str, Any], as_json: bool) -> None:
-    from hushgrad.choices import choices
+    from hushgrad.comparing import choices
 
     found = choices(**plan)
     reason = _reason(found)

@@ -16,7 +16,7 @@ from hushgrad._version import __version__
 from hushgrad.errors import BudgetError, LedgerError, ResumeError, StorageError
 from hushgrad.keras.history import History, Spent, strongest
 from hushgrad.mechanism import Mechanism
-from hushgrad.schedule import Schedule
+from hushgrad.schedules import Schedule
 from hushgrad.training import Budget
 from hushgrad.training.data import fingerprint
 from hushgrad.training.secret import RunSecret

@@ -15,7 +15,7 @@ from hushgrad.accounting import RELATIONS
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Mechanism
 from hushgrad.sampling import Poisson, Stream
-from hushgrad.schedule import Schedule
+from hushgrad.schedules import Schedule
 
 __all__ = ["History", "Spent", "strongest"]
 
