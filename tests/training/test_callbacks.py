@@ -87,9 +87,54 @@ def test_lines_of_json(train, tmp_path):
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert lines[-1]["epsilon"] == mechanism().epsilon()
-    assert set(lines[0]["unprotected"]) == {"loss", "clipped", "nonfinite"}
-    assert set(lines[0]) == {"run", "step", "epsilon", "delta", "unprotected"}
-    assert 0 <= lines[0]["unprotected"]["clipped"] <= EXAMPLES
+    unprotected = lines[0]["unprotected"]
+    assert set(unprotected) == {"loss", "examples", "clipped", "nonfinite", "sum_norm"}
+    assert set(lines[0]) == {"run", "step", "epsilon", "delta", "noise_norm", "unprotected"}
+    assert 0 <= unprotected["clipped"] <= unprotected["examples"] <= EXAMPLES
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_norms_of_the_sum_and_of_the_noise(train, data, tmp_path):
+    """No norm of the sum exceeds what the clip lets through; that of the noise is expected."""
+    seen, file = [], tmp_path / "run.jsonl"
+
+    def norm(progress):
+        grads = progress.unprotected_sums.grads
+        flat = np.concatenate([np.ravel(grads[name]) for name in ("w", "b")])
+        seen.append((np.linalg.norm(flat), progress.unprotected_examples))
+
+    train(
+        callback=hg.callbacks.JsonLines(file, every=1),
+        audit=hg.audit.Canaries(32),
+        data=tuple(np.concatenate([part, part]) for part in data),
+        mechanism=mechanism(examples=2 * EXAMPLES, batch_size=30),
+        directory=tmp_path / "audited",
+    )
+    for line in map(json.loads, file.read_text().splitlines()):
+        # What an audit adds beside the sum is no part of it.
+        facts = line["unprotected"]
+        assert facts["sum_norm"] <= facts["examples"] * (1 + 1e-6)
+    train(callback=[norm, hg.callbacks.JsonLines(file, every=1)], directory=tmp_path / "plain")
+    lines = [json.loads(line) for line in file.read_text().splitlines()][-12:]
+    for line, (expected, examples) in zip(lines, seen, strict=True):
+        assert line["unprotected"]["sum_norm"] == pytest.approx(expected, rel=1e-5)
+        assert expected <= examples * mechanism().clip.sensitivity * (1 + 1e-6)
+        assert line["noise_norm"] == pytest.approx(mechanism().noise_stddev * np.sqrt(5))
+
+
+def test_scores_in_lines_of_json(train, tmp_path):
+    file = tmp_path / "run.jsonl"
+    log = hg.callbacks.JsonLines(file, every=5, score=lambda p: 0.5, public=False, score_every=4)
+    run = train(callback=log)
+    assert run.validation is None  # they chose nothing
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 5, 8, 10, 12]
+    assert [line.get("score") for line in lines] == [0.5, None, 0.5, None, 0.5]
+    assert lines[0]["score_set"] == "private"
+    with pytest.raises(InputError, match="public must be True or False"):
+        hg.callbacks.JsonLines(file, score=lambda p: 0.5)
+    with pytest.raises(InputError, match="score must be a function"):
+        hg.callbacks.JsonLines(file, score=3, public=True)
 
 
 def test_lines_of_repeated_steps_are_replaced(train, tmp_path):
@@ -134,6 +179,8 @@ def test_tensorboard(train, tmp_path):
         "unprotected/loss",
         "unprotected/clipped",
         "unprotected/nonfinite",
+        "unprotected/examples",
+        "unprotected/sum_norm",
     }
 
 

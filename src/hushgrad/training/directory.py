@@ -6,18 +6,22 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
+import jax
+import numpy as np
 
+from hushgrad._version import __version__
 from hushgrad.errors import InputError, ResumeError, StorageError
 from hushgrad.training.secret import RunSecret
 from hushgrad.training.team import Team
 
-__all__ = ["Identity", "RunDirectory"]
+__all__ = ["Identity", "RunDirectory", "begun"]
 
 _FORMAT = 2
 
@@ -127,25 +131,17 @@ class RunDirectory:
         Raises:
           ResumeError: if `run.json` cannot be read, or is missing where a run was begun.
         """
-        file = self.path / "run.json"
-        if not file.exists():
-            if self.ledger.exists():
-                raise ResumeError(
-                    f"{str(self.path)!r} has a ledger but no run.json: what was spent there "
-                    "cannot be told; use another directory"
-                )
-            return None
-        try:
-            content = json.loads(file.read_text())
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']!r}")
-            return content["run"], Identity(**content["identity"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResumeError(f"{file} cannot be read ({error}); use another directory") from error
+        return begun(self.path)
 
     def begin(self, name: str, identity: Identity) -> None:
         """Records a new run."""
-        content = {"format": _FORMAT, "run": name, "identity": dataclasses.asdict(identity)}
+        content = {
+            "format": _FORMAT,
+            "run": name,
+            "identity": dataclasses.asdict(identity),
+            # For people to read: a run may go on with others.
+            "versions": _versions(),
+        }
         _write(self.path / "run.json", json.dumps(content, indent=2) + "\n", 0o644)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
@@ -184,6 +180,38 @@ class RunDirectory:
     def forget_secret(self) -> None:
         """Removes the secret: nobody can repeat the run's noise any more."""
         (self.path / "secret.key").unlink(missing_ok=True)
+
+
+def begun(path: Path) -> tuple[str, Identity] | None:
+    """The name and identity of the run in a directory, or None if no run was begun there.
+
+    Raises:
+      ResumeError: if `run.json` cannot be read, or is missing where a run was begun.
+    """
+    file = path / "run.json"
+    if not file.exists():
+        if (path / "ledger.sqlite").exists():
+            raise ResumeError(
+                f"{str(path)!r} has a ledger but no run.json: what was spent there "
+                "cannot be told; use another directory"
+            )
+        return None
+    try:
+        content = json.loads(file.read_text())
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']!r}")
+        return content["run"], Identity(**content["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResumeError(f"{file} cannot be read ({error}); use another directory") from error
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "hushgrad": __version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _write(file: Path, content: str, mode: int) -> None:

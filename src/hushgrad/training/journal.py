@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from hushgrad.errors import InputError, LedgerError
 
-__all__ = ["PATIENCE", "Entry", "Journal", "Row"]
+__all__ = ["PATIENCE", "Entry", "Journal", "Row", "followed", "journals"]
 
 # How long, in seconds, a database may be locked or gone before a run gives up.
 PATIENCE = 120.0
@@ -122,17 +122,7 @@ class Journal:
         self._engine.dispose()
 
     def _take(self, connection: sa.Connection) -> None:
-        for entry in _entries(connection, self.name, self._number):
-            if entry.number != self._number + 1:
-                raise LedgerError(
-                    f"rows {self._number + 1} to {entry.number - 1} of {self.name!r} are gone: "
-                    "somebody changed the ledger; restore it from a backup"
-                )
-            if entry.digest != _digest(self.name, self._digest, entry):
-                raise LedgerError(
-                    f"row {entry.number} of {self.name!r} does not follow from the rows before it: "
-                    "somebody changed the ledger; restore it from a backup"
-                )
+        for entry in followed(connection, self.name, self._number, self._digest):
             self._accept(entry)
 
     def _accept(self, entry: Entry) -> None:
@@ -183,21 +173,54 @@ def _lock(connection: sa.Connection, name: str) -> None:
         connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": key})
 
 
-def _entries(connection: sa.Connection, name: str, after: int = 0) -> list[Entry]:
+def journals(connection: sa.Connection) -> list[str]:
+    """The names of all journals in a database."""
+    names = sa.select(_ENTRIES.c.journal).distinct().order_by(_ENTRIES.c.journal)
+    return [row.journal for row in connection.execute(names)]
+
+
+def followed(
+    connection: sa.Connection, name: str, after: int = 0, digest: str = _FIRST
+) -> Iterator[Entry]:
+    """A journal's rows in order, as long as each follows from those before it.
+
+    Args:
+      connection: to a database that has journals.
+      name: of the journal.
+      after: the number of the last row that is known.
+      digest: that row's hash.
+
+    Raises:
+      LedgerError: at the first row that was changed, or is gone.
+    """
+    for entry in _entries(connection, name, after):
+        if entry.number != after + 1:
+            raise LedgerError(
+                f"rows {after + 1} to {entry.number - 1} of {name!r} are gone: "
+                "somebody changed the ledger; restore it from a backup"
+            )
+        if entry.digest != _digest(name, digest, entry):
+            raise LedgerError(
+                f"row {entry.number} of {name!r} does not follow from the rows before it: "
+                "somebody changed the ledger; restore it from a backup"
+            )
+        after, digest = entry.number, entry.digest
+        yield entry
+
+
+def _entries(connection: sa.Connection, name: str, after: int) -> Iterator[Entry]:
     """A journal's rows from some number on, as they are written."""
     query = (
         sa.select(_ENTRIES)
         .where(_ENTRIES.c.journal == name, _ENTRIES.c.number > after)
         .order_by(_ENTRIES.c.number)
     )
-    found = []
     for row in connection.execute(query):
         try:
             content = json.loads(row.content)
         except ValueError as error:
             raise LedgerError(f"row {row.number} of {name!r} cannot be read ({error})") from error
-        found.append(Entry(row.number, row.kind, content, row.written_at, row.digest))
-    return found
+        yield Entry(row.number, row.kind, content, row.written_at, row.digest)
 
 
 def _chained(name: str, before: str, number: int, kind: str, content: dict[str, Any]) -> Entry:

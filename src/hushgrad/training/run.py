@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
@@ -156,6 +157,33 @@ class Progress:
         """Mean loss of the step's batch before the update; NaN for an empty batch."""
         count = int(self.unprotected_sums.finite)
         return float(self.unprotected_sums.loss) / count if count else float("nan")
+
+    @property
+    def unprotected_examples(self) -> int:
+        """How many examples were drawn whose loss was finite."""
+        return int(self.unprotected_sums.finite)
+
+    @property
+    def unprotected_sum_norm(self) -> float:
+        """Norm of the sum of clipped gradients before the noise.
+
+        NaN where other processes hold parts of it.
+        """
+        grads = self.unprotected_sums.grads
+        if isinstance(grads, tuple) and not self._is_shaped(grads):
+            grads = grads[0]  # what an audit adds stands beside it
+        if not self._is_shaped(grads):
+            return float("nan")
+        leaves = []
+        for leaf in jax.tree.leaves(grads):
+            if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+                return float("nan")
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                leaves.append(leaf.addressable_data(0) if leaf.is_fully_replicated else leaf)
+        return float(np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in leaves)))
+
+    def _is_shaped(self, grads: Any) -> bool:
+        return jax.tree.structure(grads) == jax.tree.structure(self.params)
 
     @property
     def unprotected_clipped(self) -> int:
