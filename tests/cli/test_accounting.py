@@ -135,13 +135,16 @@ def test_a_picture_of_the_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("epsilon --N 10 --batch_size 20 --noise_multiplier 1 --epochs 1", "batch_size"),
-        ("epsilon --N 10 --batch_size 5 --noise_multiplier 0 --epochs 1", "noise_multiplier"),
+        ("epsilon --N 10 --batch_size 20 --noise_multiplier 1 --epochs 1", "--batch-size must"),
+        (
+            "epsilon --N 10 --batch_size 5 --noise_multiplier 0 --epochs 1",
+            "--noise-multiplier must",
+        ),
         ("epsilon --N 10 --batch_size 5 --noise_multiplier 1 --epochs 1 --sampling x", "poisson"),
-        ("plan --examples 100 --epsilon -1", "epsilon"),
-        ("plan --examples 100 --epsilon 1 --delta 2", "delta"),
-        ("plan --examples 100 --epsilon 1 --accountant x", "accountant"),
-        ("plan --examples 100 --epsilon 1 --batch-size 200", "batch_size"),
+        ("plan --examples 100 --epsilon -1", "^--epsilon must"),
+        ("plan --examples 100 --epsilon 1 --delta 2", "^--delta must"),
+        ("plan --examples 100 --epsilon 1 --accountant x", "^--accountant must"),
+        ("plan --examples 100 --epsilon 1 --batch-size 200", "--batch-size must"),
         ("plan --examples 100 --epsilon 1 --compare", "--compare needs --batch-size"),
         ("plan --examples 100 --epsilon 1 --steps 3", "--steps, .* need --compare"),
     ],

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from hushgrad._version import __version__
-from hushgrad.cli import budget, train
-from hushgrad.cli.audit import audit
-from hushgrad.cli.epsilon import epsilon
-from hushgrad.cli.plan import plan
-from hushgrad.cli.schema import schema
-from hushgrad.cli.table import table
+from hushgrad.cli import audit, budget, epsilon, plan, schema, table, train
+from hushgrad.cli.command import PLAIN, Command, Group
 from hushgrad.errors import HushgradError
 
 __all__ = ["app", "main"]
 
-_USER_ERROR = 2
+_USER_ERROR, _FAULT = 2, 70
+
+_EPILOG = """\b
+Start with:  hushgrad train digits
+Status: 0 done, 1 a check failed, 2 mend and repeat, 70 a bug, 130 interrupted"""
 
 app = typer.Typer(
     help="Train models on people's data with a proven privacy guarantee.",
-    no_args_is_help=True,
-    add_completion=False,
+    epilog=_EPILOG,
+    cls=Group,
     pretty_exceptions_enable=False,
+    **PLAIN,
 )
-train.app.command()(table)
+train.app.command(cls=Command, epilog=table.EXAMPLES)(table.table)
+app.command(cls=Command, epilog=plan.EXAMPLES)(plan.plan)
 app.add_typer(train.app, name="train")
+app.command(cls=Command, epilog=schema.EXAMPLES)(schema.schema)
+app.command(cls=Command, epilog=epsilon.EXAMPLES)(epsilon.epsilon)
 app.add_typer(budget.app, name="budget")
-app.command()(epsilon)
-app.command()(plan)
-app.command()(audit)
-app.command()(schema)
+app.command(cls=Command, epilog=audit.EXAMPLES)(audit.audit)
 
 
 def _show_version(asked: bool) -> None:
@@ -51,9 +53,17 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command line; a mistake the user can mend ends with a message and status 2."""
+    """Runs the command line.
+
+    A mistake the user can mend ends with a message and status 2; a fault of hushgrad's own with
+    its traceback and status 70, so that nobody takes it for status 1, a check that found a failure.
+    """
     try:
         app()
     except HushgradError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(_USER_ERROR)
+    except Exception:
+        traceback.print_exc()
+        typer.echo("error: this is a fault of hushgrad; please report what stands above", err=True)
+        sys.exit(_FAULT)

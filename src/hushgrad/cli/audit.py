@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hushgrad.cli.command import examples
+
 if TYPE_CHECKING:
     import numpy as np
 
     from hushgrad.audit import Outputs
 
-__all__ = ["audit"]
+__all__ = ["EXAMPLES", "audit"]
+
+EXAMPLES = examples(
+    "hushgrad audit runs/mine --plot roc.png",
+    "hushgrad audit --model model.keras --members a.npz --non-members b.npz",
+    "hushgrad audit --members a.npz --non-members b.npz --epsilon 3 --json",
+)
 
 _EXCEEDED = 1
 _OUTPUTS = ("losses", "logits", "probabilities", "labels", "features")
@@ -53,11 +61,9 @@ def audit(
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Attack a run's canaries, or a model; status 1 if more is found than promised.
+    """Attack a run's canaries, or a model.
 
-    hushgrad audit runs/mine
-
-    hushgrad audit --model model.keras --members a.npz --non-members b.npz
+    Status 1 if more is found than promised.
 
     The .npz files hold x and y for a model, or, without one, what it said: losses, logits or
     probabilities, and labels.

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hushgrad.cli.command import PLAIN, Command, Group, examples
+
 if TYPE_CHECKING:
     from hushgrad.training import Budget
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Hold a data set's privacy budget across runs.", no_args_is_help=True)
+app = typer.Typer(help="Hold a data set's privacy budget across runs.", cls=Group, **PLAIN)
+
+_CREATE = examples("hushgrad budget create patients-2026 --epsilon 5 --delta 1e-5")
+_SHOW = examples("hushgrad budget show patients-2026", "hushgrad budget show patients-2026 --json")
+_RUNS = examples("hushgrad budget runs patients-2026")
+_CLOSE = examples("hushgrad budget close patients-2026 3f2a")
+_VERIFY = examples(
+    "hushgrad budget verify patients-2026", "hushgrad budget verify patients-2026 --head HASH"
+)
 
 _BAR = 40
 
@@ -27,7 +37,7 @@ Url = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="The same for machines.")]
 
 
-@app.command()
+@app.command(cls=Command, epilog=_CREATE)
 def create(
     name: Name,
     epsilon: Annotated[float, typer.Option(help="The total that may ever be spent.")],
@@ -38,8 +48,12 @@ def create(
     unit: Annotated[str, typer.Option(help="example, user, or, say, 'group of 4'.")] = "example",
     accountant: Annotated[str, typer.Option(help="pld (tight) or rdp.")] = "pld",
     url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a budget; one that is there with the same total stays as it is."""
+    """Make a budget.
+
+    One that is there with the same total stays as it is.
+    """
     from hushgrad.training import Budget
 
     budget = Budget(
@@ -51,20 +65,16 @@ def create(
         unit=unit,
         accountant=accountant,
     )
-    _show(budget)
+    _told(budget, as_json)
 
 
-@app.command()
+@app.command(cls=Command, epilog=_SHOW)
 def show(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """What is left, and what holds the rest."""
-    budget = _opened(name, url)
-    if as_json:
-        _print_json(budget.to_dict())
-        return
-    _show(budget)
+    _told(_opened(name, url), as_json)
 
 
-@app.command()
+@app.command(cls=Command, epilog=_RUNS)
 def runs(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """All runs, with what each costs by itself."""
     budget = _opened(name, url)
@@ -84,11 +94,12 @@ def runs(name: Name, url: Url = None, as_json: AsJson = False) -> None:
         )
 
 
-@app.command()
+@app.command(cls=Command, epilog=_CLOSE)
 def close(
     name: Name,
     run: Annotated[str, typer.Argument(help="Its name, or the beginning of it.")],
     url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
     """End a run that died: what it did not charge is given back."""
     from hushgrad.errors import InputError
@@ -101,23 +112,34 @@ def close(
         raise InputError(f"run must name one open run ({held}), got {run!r}")
     budget.close(found[0].name)
     (closed,) = [r for r in budget.runs if r.name == found[0].name]
+    if as_json:
+        after = {"epsilon_held_before": before, "epsilon_held": budget.epsilon_held}
+        _print_json({"name": closed.name, "charged": closed.charged, **after})
+        return
     typer.echo(
         f"Closed {closed.name} after {closed.charged:,} charged steps: epsilon {before:.4g} "
         f"held before, {budget.epsilon_held:.4g} now."
     )
 
 
-@app.command()
+@app.command(cls=Command, epilog=_VERIFY)
 def verify(
     name: Name,
     head: Annotated[
         str | None, typer.Option(help="A hash noted earlier: nothing up to it may have changed.")
     ] = None,
     url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check that nobody changed the ledger; with --head, nor cut it off or wrote it anew."""
+    """Check that nobody changed the ledger.
+
+    With --head, also that nobody cut it off or wrote it anew.
+    """
     budget = _opened(name, url)
     rows = budget.verify(head)
+    if as_json:
+        _print_json({"rows": rows, "head": budget.head})
+        return
     counted = "1 row" if rows == 1 else f"{rows:,} rows"
     typer.echo(f"{counted}, each following from those before it.\nhead {budget.head}")
 
@@ -126,6 +148,13 @@ def _opened(name: str, url: str | None) -> Budget:
     from hushgrad.training import Budget
 
     return Budget(name, url=url)
+
+
+def _told(budget: Budget, as_json: bool) -> None:
+    if as_json:
+        _print_json(budget.to_dict())
+    else:
+        _show(budget)
 
 
 def _print_json(content: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from hushgrad import training
@@ -18,11 +20,16 @@ class Display:
 
     Attributes:
       bar: a callback for `hg.train`.
+
+    Args:
+      mechanism: of the run.
+      as_json: the result goes to the standard output as JSON, all else to the standard error.
     """
 
-    def __init__(self, mechanism: Mechanism) -> None:
-        self._mechanism = mechanism
-        self._console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, mechanism: Mechanism, as_json: bool = False) -> None:
+        self._mechanism, self._as_json = mechanism, as_json
+        # With --json the standard output is for machines alone.
+        self._console = Console(highlight=False, soft_wrap=True, stderr=as_json)
         self.bar = ProgressBar(self._console)
 
     def introduce(self, name: str, directory: Path, *remarks: str) -> None:
@@ -39,7 +46,14 @@ class Display:
             self._console.print(remark)
 
     def conclude(self, run: training.Run, score: str, statement: str, *files: str) -> None:
-        """Score, statement and where everything is."""
+        """Score, statement and where everything is; with --json, `result.json` as it stands."""
+        if self._as_json:
+            result = json.loads((run.directory / "result.json").read_text())
+            told = {"directory": str(run.directory), **result}
+            if run.audit is not None:
+                told["audit"] = run.audit.to_dict()
+            typer.echo(json.dumps(told, indent=2))
+            return
         if not self.bar.began:
             self._console.print(
                 "This run is complete; nothing was trained and nothing spent. To train anew, "
@@ -52,3 +66,5 @@ class Display:
             f"{', '.join(['params.npz', *files, 'result.json', 'statement.txt', 'ledger.sqlite'])}"
             ", checkpoints"
         )
+        if run.audit is not None:
+            self._console.print(f"\n{run.audit}")

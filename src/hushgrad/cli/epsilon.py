@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hushgrad.cli.command import examples
+
 if TYPE_CHECKING:
     from hushgrad.mechanism import Mechanism
 
-__all__ = ["epsilon"]
+__all__ = ["EXAMPLES", "epsilon"]
+
+EXAMPLES = examples(
+    "hushgrad epsilon --examples 60000 --batch-size 256 --noise-multiplier 1.1 \\",
+    "    --epochs 60",
+    "hushgrad epsilon --examples 60000 --batch-size 256 --noise-multiplier 1.1 \\",
+    "    --epochs 60 --sampling shuffle --json",
+)
 
 # The second spellings are those of TensorFlow Privacy's command.
 Examples = Annotated[int, typer.Option("--examples", "--N", help="Number of examples.")]
@@ -56,7 +65,10 @@ def epsilon(
     used_microbatching: Microbatching = False,
     as_json: AsJson = False,
 ) -> None:
-    """What DP-SGD costs: epsilon by every accountant, and the privacy statement."""
+    """What a run costs, by every accountant.
+
+    Epsilon of DP-SGD by each way of accounting, and the privacy statement.
+    """
     from hushgrad import accounting
     from hushgrad import sampling as samplers
     from hushgrad.cli.mechanisms import made

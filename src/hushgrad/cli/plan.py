@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hushgrad.cli.command import examples
+
 if TYPE_CHECKING:
     from hushgrad.accounting import Calibration
     from hushgrad.comparing import Choice
     from hushgrad.mechanism import Mechanism
 
-__all__ = ["plan"]
+__all__ = ["EXAMPLES", "plan"]
+
+EXAMPLES = examples(
+    "hushgrad plan --examples 60000 --epsilon 3",
+    "hushgrad plan --examples 60000 --epsilon 3 --batch-size 256 --json",
+    "hushgrad plan --examples 60000 --epsilon 3 --batch-size 256 --epochs 15 \\",
+    "    --compare",
+)
 
 _BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _EPOCHS = (1.0, 5.0, 15.0, 30.0, 60.0)
@@ -63,7 +72,10 @@ def plan(
     min_separation: Separation = None,
     max_participations: Participations = None,
 ) -> None:
-    """How much noise a budget takes; without --batch-size or --epochs, a table over them."""
+    """How much noise a budget takes.
+
+    Without --batch-size or --epochs, a table over them.
+    """
     from hushgrad.accounting import calibrate
     from hushgrad.errors import InputError
 

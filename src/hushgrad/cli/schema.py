@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hushgrad.cli.train import BudgetName, BudgetUrl, Delta, Seed, opened_budget
+from hushgrad.cli.command import examples
+from hushgrad.cli.train import AsJson, BudgetName, BudgetUrl, Delta, Seed, opened_budget
 
 if TYPE_CHECKING:
     from hushgrad.summaries import Noisy
     from hushgrad.training import Budget
 
-__all__ = ["schema"]
+__all__ = ["EXAMPLES", "schema"]
+
+EXAMPLES = examples(
+    "hushgrad schema --data adult.csv --label income -o adult.toml",
+    "hushgrad schema --data adult.csv --label income -o adult.toml \\",
+    "    --spend-epsilon 0.1",
+)
 
 _HEAD = """\
 # What is public of {file}; see hushgrad train table --help.
@@ -58,8 +65,13 @@ def schema(
     seed: Seed = None,
     budget: BudgetName = None,
     budget_url: BudgetUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draft a schema from a file's names and declared types, or estimate it privately."""
+    """Draft what is declared of a table's columns.
+
+    From the file's names and declared types, or, with --spend-epsilon, estimated from its records
+    with noise.
+    """
     from hushgrad.datasets.table import column_names
     from hushgrad.errors import InputError
 
@@ -92,7 +104,7 @@ def schema(
     except BaseException:
         output.unlink()
         raise
-    _tell(output, entries, spend_epsilon is not None)
+    _tell(output, entries, spend_epsilon is not None, as_json)
 
 
 def _drafted(data: Path, names: list[str], categories: list[str]) -> dict[str, str]:
@@ -168,10 +180,14 @@ def _read_off(column: Noisy) -> str:
     return _entry("category", categories=list(column.names))
 
 
-def _tell(output: Path, entries: dict[str, str], spent: bool) -> None:
+def _tell(output: Path, entries: dict[str, str], spent: bool, as_json: bool) -> None:
     from hushgrad.datasets.schema import FILL_IN
 
     left = sum(FILL_IN in entry for entry in entries.values())
+    if as_json:
+        told = {"output": str(output), "columns": len(entries), "to_fill_in": left, "spent": spent}
+        typer.echo(json.dumps(told, indent=2))
+        return
     if left:
         typer.echo(
             f"Written to {output}: {len(entries)} columns, {left} of them to be filled in where it "

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hushgrad.cli.command import examples
 from hushgrad.cli.train import (
     INTERRUPTED,
+    AsJson,
     BudgetName,
     BudgetUrl,
     Delta,
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
     from hushgrad.summaries import Releases
     from hushgrad.training import Budget, Run
 
-__all__ = ["table"]
+__all__ = ["EXAMPLES", "table"]
+
+EXAMPLES = examples(
+    "hushgrad train table --data adult.csv --schema adult.toml --epsilon 1",
+    "hushgrad train table --data adult.csv --test-data test.csv --json",
+)
 
 _REMARK = (
     "Features and labels were made of each record by itself, by the schema; a record without a "
@@ -103,8 +110,12 @@ def table(
     directory: Directory = None,
     budget: BudgetName = None,
     budget_url: BudgetUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """A CSV or Parquet file with a schema (see `hushgrad schema`): classes or a number."""
+    """A CSV or Parquet file with a schema.
+
+    The label is a class or a number; `hushgrad schema` drafts the schema.
+    """
     from hushgrad.datasets import Schema
     from hushgrad.recipes.tabular import CLIPS
 
@@ -124,8 +135,8 @@ def table(
         budget=budget,
     )
     opened = opened_budget(budget, budget_url)
-    kept = _schema_file(data, schema)
-    _train(settings, declared, kept, test_data, directory or settings.directory(), opened)
+    kept, where = _schema_file(data, schema), directory or settings.directory()
+    _train(settings, declared, kept, test_data, where, opened, as_json)
 
 
 def _train(
@@ -135,6 +146,7 @@ def _train(
     test_data: Path | None,
     directory: Path,
     budget: Budget | None,
+    as_json: bool,
 ) -> None:
     from hushgrad._check import whole
     from hushgrad.cli.display import Display
@@ -155,7 +167,7 @@ def _train(
     )
     releases = _releases(len(features), settings, schema)
     optimizer = network.optimizer(releases.training, settings.learning_rate)
-    display = Display(releases.training)
+    display = Display(releases.training, as_json)
     display.introduce(Path(settings.data).name, directory, *_remarks(weights, schema, releases))
     _charge_schema(schema, releases, budget)
     try:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hushgrad.cli.command import PLAIN, Command, Group, examples
+
 if TYPE_CHECKING:
     from hushgrad.datasets import Dataset
     from hushgrad.mechanism import Mechanism
     from hushgrad.recipes import Recipe
     from hushgrad.training import Budget, Run
 
-__all__ = ["INTERRUPTED", "app", "opened_budget"]
+__all__ = ["INTERRUPTED", "AsJson", "app", "opened_budget"]
 
-app = typer.Typer(help="Train a classifier with differential privacy.", no_args_is_help=True)
+app = typer.Typer(help="Train a classifier with differential privacy.", cls=Group, **PLAIN)
 
 _EPSILON = 3.0
 INTERRUPTED = 130
@@ -49,6 +51,7 @@ Canaries = Annotated[
     int | None,
     typer.Option(help="Measure what is given away: canaries in place of so many examples."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="The result for machines.")]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder of MNIST's four idx .gz files. [default: the user's cache]"),
@@ -114,7 +117,14 @@ def opened_budget(name: str | None, url: str | None) -> Budget | None:
     return None if name is None else Budget(name, url=url)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "hushgrad train digits",
+        "hushgrad train digits --epsilon 1 --directory runs/digits --json",
+        "hushgrad train digits --canaries 200",
+    ),
+)
 def digits(
     epsilon: Epsilon = None,
     noise_multiplier: Noise = None,
@@ -128,8 +138,12 @@ def digits(
     budget: BudgetName = None,
     budget_url: BudgetUrl = None,
     canaries: Canaries = None,
+    as_json: AsJson = False,
 ) -> None:
-    """1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn; under a minute."""
+    """Digits bundled with scikit-learn; under a minute.
+
+    1,797 images of 8x8 pixels.
+    """
     from hushgrad import datasets, recipes
 
     settings = Settings(
@@ -145,10 +159,16 @@ def digits(
         budget_url=budget_url,
         canaries=canaries,
     )
-    _train(recipes.digits, datasets.load_digits(), settings, directory)
+    _train(recipes.digits, datasets.load_digits(), settings, directory, as_json)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "hushgrad train mnist --data-dir mnist",
+        "hushgrad train mnist --epsilon 3 --budget patients-2026",
+    ),
+)
 def mnist(
     data_dir: DataDir = None,
     epsilon: Epsilon = None,
@@ -163,8 +183,12 @@ def mnist(
     budget: BudgetName = None,
     budget_url: BudgetUrl = None,
     canaries: Canaries = None,
+    as_json: AsJson = False,
 ) -> None:
-    """60,000 handwritten digits of 28x28 pixels, with the CNN of TensorFlow Privacy's tutorial."""
+    """MNIST, by the CNN of TensorFlow Privacy's tutorial.
+
+    60,000 handwritten digits of 28x28 pixels.
+    """
     from hushgrad import datasets, recipes
 
     settings = Settings(
@@ -180,10 +204,12 @@ def mnist(
         budget_url=budget_url,
         canaries=canaries,
     )
-    _train(recipes.mnist, datasets.load_mnist(data_dir), settings, directory)
+    _train(recipes.mnist, datasets.load_mnist(data_dir), settings, directory, as_json)
 
 
-def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | None) -> None:
+def _train(
+    recipe: Recipe, data: Dataset, settings: Settings, directory: Path | None, as_json: bool
+) -> None:
     import optax
 
     from hushgrad._check import positive, whole
@@ -196,7 +222,7 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     start = 0 if settings.seed is None else whole("seed", settings.seed, at_least=0)
     mechanism = settings.mechanism(len(data.train[0]))
     directory = directory or settings.directory(recipe.name)
-    display = Display(mechanism)
+    display = Display(mechanism, as_json)
     display.introduce(recipe.name, directory)
     try:
         run = train(
@@ -218,8 +244,6 @@ def _train(recipe: Recipe, data: Dataset, settings: Settings, directory: Path | 
     _write(run, score)
     tested = f"Test accuracy {score:.2%} on {len(data.test[0]):,} held-out images"
     display.conclude(run, tested, run.statement())
-    if run.audit is not None:
-        typer.echo(f"\n{run.audit}")
 
 
 def _write(run: Run, score: float) -> None:

@@ -1,0 +1,140 @@
+"""What all commands have in common: help that fits, examples that run, errors that name options."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hushgrad.cli import app as command_line
+from hushgrad.cli.app import app, main
+from hushgrad.errors import InputError
+
+ROOT = typer.main.get_command(app)
+
+
+def commands(group: Any = ROOT, *names: str) -> dict[tuple[str, ...], Any]:
+    """Every command by its path."""
+    found = {}
+    for name, command in group.commands.items():
+        inner = hasattr(command, "commands")
+        found |= commands(command, *names, name) if inner else {(*names, name): command}
+    return found
+
+
+def shown(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def example_lines(path: tuple[str, ...]) -> list[str]:
+    """The command lines that the help of a command shows."""
+    shows = shown(*path, "--help").partition("Examples:\n")[2]
+    assert all(len(line) <= 80 for line in shows.splitlines())
+    lines = shows.replace("\\\n", "").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def test_the_help_fits_a_screen():
+    lines = shown("--help").splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_shows_examples_that_it_takes(path):
+    lines = example_lines(path)
+    assert lines
+    for line in lines:
+        name, *words = shlex.split(line)
+        assert name == "hushgrad"
+        assert tuple(words[: len(path)]) == path
+        # Parsed, not run.
+        commands()[path].make_context(name, words[len(path) :]).close()
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_speaks_to_machines(path):
+    assert "--json" in {option for param in commands()[path].params for option in param.opts}
+
+
+def test_summaries_are_whole_sentences():
+    for group in (["--help"], ["train", "--help"], ["budget", "--help"]):
+        listed = shown(*group).partition("Commands:\n")[2].partition("\n\n")[0]
+        assert all(line.endswith(".") and "..." not in line for line in listed.splitlines())
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--batch_size"])
+def test_errors_name_the_option(option):
+    given = ["--examples", "10", "--noise-multiplier", "1", "--epochs", "1"]
+    done = CliRunner().invoke(app, ["epsilon", *given, option, "0"])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith("--batch-size must be a whole number")
+
+
+def ended(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process that runs `code` with the command line `arguments`."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+RUN = "from hushgrad.cli import main; main()"
+
+
+def test_status_says_whose_mistake_it_was():
+    wrong = ended(RUN, "plan", "--examples", "0", "--epsilon", "1")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error: --examples must be")
+    assert "Traceback" not in wrong.stderr
+    unknown = ended(RUN, "plan", "--exmples", "5")
+    assert unknown.returncode == 2
+    assert "--examples" in unknown.stderr
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_failed_check(monkeypatch, capsys):
+    def broken() -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(command_line, "app", broken)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 70
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: oh" in said
+    assert said.endswith("please report what stands above\n")
+
+
+def test_colours_are_off_in_a_pipe():
+    given = ["plan", "--examples", "1000", "--epsilon", "1", "--epochs", "5"]
+    assert "\x1b" not in ended(RUN, *given, TERM="xterm-256color").stdout
+    assert "\x1b" not in ended(RUN, "--help", TERM="xterm-256color").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell):
+    # What each shell's script asks for, as typer defines it.
+    words = {"COMP_WORDS": "hushgrad ep", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "hushgrad ep"}
+    asked = {"_HUSHGRAD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    code = "import sys; sys.argv = ['hushgrad']; " + RUN
+    assert "epsilon" in ended(code, **words, **asked).stdout
+
+
+def test_a_budget_speaks_json(tmp_path):
+    url = f"sqlite:///{tmp_path / 'budgets.sqlite'}"
+    made = shown(
+        "budget", "create", "b", "--epsilon", "2", "--delta", "1e-5", "--url", url, "--json"
+    )
+    assert json.loads(made)["epsilon"] == 2
+    head = json.loads(shown("budget", "verify", "b", "--url", url, "--json"))["head"]
+    assert head == json.loads(shown("budget", "show", "b", "--url", url, "--json"))["head"]
