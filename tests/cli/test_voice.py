@@ -1,5 +1,6 @@
 """What all commands have in common: help that fits, examples that run, errors that name options."""
 
+import importlib
 import json
 import os
 import shlex
@@ -7,11 +8,13 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from hushgrad.cli import app as command_line
+from hushgrad.cli import doctor
 from hushgrad.cli.app import app, main
 from hushgrad.errors import InputError
 
@@ -138,3 +141,74 @@ def test_a_budget_speaks_json(tmp_path):
     assert json.loads(made)["epsilon"] == 2
     head = json.loads(shown("budget", "verify", "b", "--url", url, "--json"))["head"]
     assert head == json.loads(shown("budget", "show", "b", "--url", url, "--json"))["head"]
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory) -> dict[str, Any]:
+    """What the doctor says of this machine."""
+    folder = tmp_path_factory.mktemp("doctor")
+    done = ended(f"import os; os.chdir({str(folder)!r}); {RUN}", "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir()), "nothing is left behind"
+    return json.loads(done.stdout)
+
+
+def test_the_doctor_finds_nothing_wrong_here(healthy):
+    assert healthy["passed"]
+    assert [check["name"] for check in healthy["checks"]] == [*doctor._CHECKS]
+    assert healthy["installed"]["jax"]
+    assert healthy["devices"]
+    assert min(healthy["speed"].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "planted", "said"),
+    [
+        ("gradients", ("hushgrad.gradients.check.clipped_grad", "_doubled"), "at most 0.0001"),
+        ("noise", ("hushgrad.noise.chacha.key_stream", "_constant"), "RFC 8439"),
+        ("noise", ("hushgrad.noise.normal.standard_normal", "_halved"), "variance 0.2"),
+        ("accounting", ("hushgrad.accounting.epsilon", "_optimistic"), "dp_accounting"),
+        ("ledger", ("hushgrad.training.train", "_refuses"), "InputError: no"),
+    ],
+)
+def test_the_doctor_finds_what_is_wrong(monkeypatch, tmp_path, name, planted, said):
+    monkeypatch.chdir(tmp_path)
+    where, what = planted
+    module = importlib.import_module(where.rpartition(".")[0])
+    attribute = where.rpartition(".")[2]
+    monkeypatch.setattr(module, attribute, globals()[what](getattr(module, attribute)))
+    found = doctor._tried(name, doctor._CHECKS[name])
+    assert not found.passed
+    assert said in found.told
+
+
+def _doubled(right: Any) -> Any:
+    """Sums of twice the clip."""
+
+    def broken(loss: Any, clip: float) -> Any:
+        def run(*given: Any) -> Any:
+            out = right(loss, clip)(*given)
+            return out._replace(grads=jax.tree.map(lambda g: 2 * g, out.grads))
+
+        return run
+
+    return broken
+
+
+def _constant(right: Any) -> Any:
+    return lambda key, nonce, counter: [0 * word for word in right(key, nonce, counter)]
+
+
+def _halved(right: Any) -> Any:
+    return lambda *given: right(*given) / 2
+
+
+def _optimistic(right: Any) -> Any:
+    return lambda *given: right(*given) - 0.1
+
+
+def _refuses(right: Any) -> Any:
+    def broken(*given: Any, **named: Any) -> Any:
+        raise InputError("no")
+
+    return broken
