@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hushgrad import audit as audit
     from hushgrad import federated as federated
     from hushgrad import keras as keras
+    from hushgrad import report as report
     from hushgrad import sklearn as sklearn
     from hushgrad.comparing import Choice, choices
     from hushgrad.gradients import check, clipped_grad, explain
@@ -73,7 +74,7 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 # Faces that need more than hushgrad itself does: not part of `from hushgrad import *`.
-_FACES = ("audit", "federated", "keras", "sklearn")
+_FACES = ("audit", "federated", "keras", "report", "sklearn")
 
 __all__ = [
     "Budget",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hushgrad._version import __version__
-from hushgrad.cli import audit, budget, doctor, epsilon, plan, schema, table, train
+from hushgrad.cli import audit, budget, doctor, epsilon, plan, report, schema, table, train
 from hushgrad.cli.command import PLAIN, Command, Group
 from hushgrad.errors import HushgradError
 
@@ -35,6 +35,8 @@ app.command(cls=Command, epilog=schema.EXAMPLES)(schema.schema)
 app.command(cls=Command, epilog=epsilon.EXAMPLES)(epsilon.epsilon)
 app.add_typer(budget.app, name="budget")
 app.command(cls=Command, epilog=audit.EXAMPLES)(audit.audit)
+app.command(cls=Command, epilog=report.EXAMPLES)(report.report)
+app.command(cls=Command, epilog=report.COMPARE_EXAMPLES)(report.compare)
 app.command(cls=Command, epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

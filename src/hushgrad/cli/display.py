@@ -64,7 +64,7 @@ class Display:
         self._console.print(
             f"\nWritten to {run.directory}:\n"
             f"{', '.join(['params.npz', *files, 'result.json', 'statement.txt', 'ledger.sqlite'])}"
-            ", checkpoints"
+            ",\nmetrics.jsonl (no noise: not for publication), checkpoints"
         )
         if run.audit is not None:
             self._console.print(f"\n{run.audit}")

@@ -39,6 +39,7 @@ EXAMPLES = examples(
     "hushgrad train table --data adult.csv --test-data test.csv --json",
 )
 
+_SCHEMA = "schema.toml"
 _REMARK = (
     "Features and labels were made of each record by itself, by the schema; a record without a "
     "known label counts and teaches nothing."
@@ -150,6 +151,7 @@ def _train(
 ) -> None:
     from hushgrad._check import whole
     from hushgrad.cli.display import Display
+    from hushgrad.cli.metrics import metrics_of
     from hushgrad.datasets import Category, encode_table, read_table, table_labels
     from hushgrad.recipes import Network
     from hushgrad.training import train
@@ -170,6 +172,10 @@ def _train(
     display = Display(releases.training, as_json)
     display.introduce(Path(settings.data).name, directory, *_remarks(weights, schema, releases))
     _charge_schema(schema, releases, budget)
+    score = None
+    if tested is not None and _task(schema) == "classes":
+        score = lambda params: _scores(network, params, tested, schema)["test_accuracy"]  # noqa: E731
+    log = metrics_of(directory, releases.training.steps, score)
     try:
         run = train(
             network.loss,
@@ -180,12 +186,12 @@ def _train(
             directory=directory,
             budget=budget,
             seed=settings.seed,
-            callback=display.bar,
+            callback=[display.bar, log, _Kept(schema_file)],
         )
     except KeyboardInterrupt as interrupted:
         typer.echo(str(interrupted) or "interrupted; the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    scores = {} if tested is None else _scores(network, run, tested, schema)
+    scores = {} if tested is None else _scores(network, run.params, tested, schema)
     seeded = run.seeded or bool(schema.spent and schema.spent.get("seeded"))
     public = ["the number of records", "what the schema declares"]
     if releases.histograms is not None:
@@ -193,6 +199,20 @@ def _train(
     statement = releases.statement(public, _REMARK, seeded=seeded)
     _write(run, releases, scores, statement, schema_file, seeded)
     display.conclude(run, _told(scores, tested), statement, "schema.toml")
+
+
+class _Kept:
+    """Keeps the schema beside the ledger from the first step on: it says what was spent on it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def begin(self, directory: Path, start: int, params: Any) -> None:
+        """Copies it."""
+        shutil.copyfile(self._file, directory / _SCHEMA)
+
+    def __call__(self, progress: Any) -> None:
+        """Has nothing to do."""
 
 
 def _schema_file(data: Path, schema: Path | None) -> Path:
@@ -277,7 +297,7 @@ def _charge_schema(schema: Schema, releases: Releases, budget: Budget | None) ->
     held.finish(1)
 
 
-def _scores(network: Network, run: Run, rows: Any, schema: Schema) -> dict[str, float]:
+def _scores(network: Network, params: Any, rows: Any, schema: Schema) -> dict[str, float]:
     """On records with a known label, without noise."""
     import numpy as np
 
@@ -285,7 +305,7 @@ def _scores(network: Network, run: Run, rows: Any, schema: Schema) -> dict[str, 
 
     labels, weights = table_labels(rows, schema)
     known = weights > 0
-    params = {name: np.asarray(value) for name, value in run.params.items()}
+    params = {name: np.asarray(value) for name, value in params.items()}
     out = network.apply(params, encode_table(rows, schema)[known], np.tanh)
     labels = labels[known]
     if isinstance(schema.label, Number):
@@ -318,11 +338,12 @@ def _write(
 
     params: dict[str, Any] = {name: np.asarray(value) for name, value in run.params.items()}
     np.savez(run.directory / "params.npz", **params)
-    shutil.copyfile(schema_file, run.directory / "schema.toml")
+    shutil.copyfile(schema_file, run.directory / _SCHEMA)
     (run.directory / "statement.txt").write_text(statement + "\n")
     histograms = releases.histograms
     result = {
         **scores,
+        "test_set": "private",
         "epsilon": releases.epsilon,
         "delta": releases.training.delta,
         "steps": run.steps,

@@ -215,8 +215,12 @@ def _train(
     from hushgrad._check import positive, whole
     from hushgrad.audit import Canaries as Planted
     from hushgrad.cli.display import Display
+    from hushgrad.cli.metrics import metrics_of
     from hushgrad.recipes import accuracy
     from hushgrad.training import train
+
+    def score(params: Any) -> float:
+        return accuracy(recipe, params, *data.test)
 
     learning_rate = positive("learning_rate", settings.learning_rate)
     start = 0 if settings.seed is None else whole("seed", settings.seed, at_least=0)
@@ -234,15 +238,16 @@ def _train(
             directory=directory,
             budget=settings.opened_budget(),
             seed=settings.seed,
-            callback=display.bar,
+            # The test images are as public as the data sets that these commands load.
+            callback=[display.bar, metrics_of(directory, mechanism.steps, score, public=True)],
             audit=None if settings.canaries is None else Planted(settings.canaries),
         )
     except KeyboardInterrupt as interrupted:
         typer.echo(str(interrupted) or "interrupted; the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    score = accuracy(recipe, run.params, *data.test)
-    _write(run, score)
-    tested = f"Test accuracy {score:.2%} on {len(data.test[0]):,} held-out images"
+    scored = score(run.params)
+    _write(run, scored)
+    tested = f"Test accuracy {scored:.2%} on {len(data.test[0]):,} held-out images"
     display.conclude(run, tested, run.statement())
 
 
@@ -255,6 +260,7 @@ def _write(run: Run, score: float) -> None:
     (run.directory / "statement.txt").write_text(run.statement() + "\n")
     result = {
         "test_accuracy": score,
+        "test_set": "public",
         "epsilon": run.epsilon,
         "delta": run.mechanism.delta,
         "steps": run.steps,
