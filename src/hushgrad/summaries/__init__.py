@@ -9,10 +9,12 @@ h = Histograms.of(examples=len(x), columns=x.shape[1], epsilon=0.1, delta=1e-5)
 low, high, found = bounds_of(survey([Counts.of_numbers(c) for c in x.T], h))
 ```
 
-Features with a public range are centred and scaled by their `moments`.
+Features with a public range are centred and scaled by their `moments`, and turned by the
+`whitening` of their `covariance`.
 """
 
 from hushgrad.summaries.bounds import EDGES, Range, bounds_of, records_of
+from hushgrad.summaries.covariance import Covariance, covariance, whitening
 from hushgrad.summaries.histograms import Histograms
 from hushgrad.summaries.moments import Moments, Scale, moments
 from hushgrad.summaries.release import Counts, Noisy, survey
@@ -21,6 +23,7 @@ from hushgrad.summaries.releases import Releases
 __all__ = [
     "EDGES",
     "Counts",
+    "Covariance",
     "Histograms",
     "Moments",
     "Noisy",
@@ -28,7 +31,9 @@ __all__ = [
     "Releases",
     "Scale",
     "bounds_of",
+    "covariance",
     "moments",
     "records_of",
     "survey",
+    "whitening",
 ]
