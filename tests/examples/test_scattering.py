@@ -59,7 +59,7 @@ def small(task, **given):
 
 
 @pytest.mark.parametrize(
-    "key", ["mnist", "cifar10", pytest.param("cifar10-cnn", marks=pytest.mark.slow)]
+    "key", ["mnist", "fashion", "cifar10", pytest.param("cifar10-cnn", marks=pytest.mark.slow)]
 )
 def test_a_slice_is_trained_at_the_epsilon_that_is_told(scattering, data, tmp_path, key):
     task = small(scattering.TASKS[key])
@@ -76,16 +76,21 @@ def test_a_slice_is_trained_at_the_epsilon_that_is_told(scattering, data, tmp_pa
 
 
 def test_normalisation_is_part_of_the_price(scattering):
-    task = dataclasses.replace(scattering.TASKS["mnist"], moments=3.0)
-    _, training = scattering.mechanisms(task, 60_000, 81)
+    task = dataclasses.replace(scattering.TASKS["mnist"], moments=3.0, covariance=4.0)
+    plan = scattering.planned(task, 60_000, 81)
+    training = plan.training
     accountant = dp_accounting.pld.PLDAccountant()
     accountant.compose(dp_accounting.GaussianDpEvent(3.0))
+    accountant.compose(dp_accounting.GaussianDpEvent(4.0))
     step = dp_accounting.PoissonSampledDpEvent(
         task.batch_size / 60_000, dp_accounting.GaussianDpEvent(training.noise_multiplier)
     )
     accountant.compose(step, task.steps)
     assert accountant.get_epsilon(1e-5) == pytest.approx(task.epsilon, rel=5e-3)
     assert training.epsilon() < 0.99 * task.epsilon
+    alone = scattering.planned(dataclasses.replace(task, covariance=0.0), 60_000, 81)
+    assert alone.covariance is None
+    assert alone.training.noise_multiplier < training.noise_multiplier
 
 
 def test_features_of_mirrored_images_are_the_same_where_that_is_wanted(scattering, data, tmp_path):
@@ -98,6 +103,15 @@ def test_features_of_mirrored_images_are_the_same_where_that_is_wanted(scatterin
     )
     plain = dataclasses.replace(task, mirrored=False)
     assert not np.allclose(scattering.compressed(raw, plain), scattering.compressed(seen, plain))
+
+
+def test_whitening_is_the_same_in_training_and_in_tests(scattering, data, tmp_path):
+    task = small(scattering.TASKS["fashion"], covariance=5.0)
+    raw, _ = scattering.transformed("fashion_mnist", data, tmp_path)
+    x = scattering.compressed(raw, task)
+    turn = scattering.normalisation(x, task, scattering.planned(task, len(x), x.shape[1]))
+    assert turn.matrix is not None
+    np.testing.assert_allclose(x, scattering.compressed(raw, task, turn), rtol=1e-4, atol=1e-4)
 
 
 def test_heads_take_the_fast_way(scattering):
