@@ -360,7 +360,7 @@ def report(found: dict[str, list[dict[str, Any]]], command: str) -> str:
         "Test accuracy in percent: mean of the runs with their standard deviation; batches "
         "and noise are from the operating system's entropy. Epsilon, at delta = "
         f"{DELTA:g}, is of all that is released of the training images: the noisy means and "
-        "deviations that features are scaled with, the covariance that they are whitened with, where "
+        "deviations that features are scaled with, the covariance by which they are whitened, if "
         f"they are, and every step of training (clip {CLIP:g}). "
         "*Noise* is the training's noise multiplier, *published* the accuracy of Tramèr and Boneh "
         "(2021) at the same epsilon by RDP. The settings were chosen by trial runs on the test "
