@@ -6,7 +6,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 
 PYTHON ?=
 ARGS ?=
@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 INPUTS := pyproject.toml constraints.txt src/hushgrad/_version.py
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
@@ -37,8 +38,11 @@ format: $(INSTALLED_DEV)  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(INSTALLED_DOCS)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 clean:  ## remove .venv, caches and build artefacts; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .jax_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis .jax_cache
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A .venv that is there is kept if it will do. Else: the first Python that is new enough
@@ -78,4 +82,9 @@ $(INSTALLED): $(MADE) $(INPUTS)
 $(INSTALLED_DEV): $(MADE) $(INPUTS)
 	@echo "installing hushgrad and its development tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(INSTALLED) $@
+
+$(INSTALLED_DOCS): $(MADE) $(INPUTS)
+	@echo "installing hushgrad and what builds its documentation into $(VENV)"
+	@$(PIP_INSTALL) -e '.[docs]'
 	@touch $(INSTALLED) $@
