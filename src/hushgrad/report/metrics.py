@@ -29,15 +29,10 @@ def logged(kept: Kept, file: str | Path | None = None) -> list[dict[str, Any]]:
     if file is None and not place.is_file():
         return []
     lines = _lines(place)
-    runs = list(dict.fromkeys(str(line.get("run")) for line in lines))
-    if len(runs) > 1 or file is not None:
-        own = [name for name in runs if Path(name).resolve() == kept.path.resolve()]
-        if not own and len(runs) != 1:
-            raise DataError(
-                f"metrics={str(place)!r} has no lines of {str(kept.path)!r}, but of "
-                f"{', '.join(runs) or 'no run'}; name the file that hg.callbacks.JsonLines wrote"
-            )
-        lines = [line for line in lines if not own or line.get("run") in own]
+    if file is not None:
+        lines = _own(kept, place, lines)
+    # In its own directory all are the run's, under whatever names it was reached; the last of a
+    # step counts, since a step may be repeated after a crash.
     found = {line["step"]: line for line in lines if 0 < line["step"] <= kept.charged}
     return [found[step] for step in sorted(found)]
 
@@ -58,6 +53,18 @@ def scores(kept: Kept, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             of = "public" if line.get("score_set") == "public" else "private"
             found[line["step"]] = {"step": line["step"], "score": line["score"], "set": of}
     return [found[step] for step in sorted(found)]
+
+
+def _own(kept: Kept, place: Path, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the run, in a file that may have others' too."""
+    runs = list(dict.fromkeys(str(line.get("run")) for line in lines))
+    own = [name for name in runs if Path(name).resolve() == kept.path.resolve()]
+    if not own and len(runs) != 1:
+        raise DataError(
+            f"metrics={str(place)!r} has no lines of {str(kept.path)!r}, but of "
+            f"{', '.join(runs) or 'no run'}; name the file that hg.callbacks.JsonLines wrote"
+        )
+    return [line for line in lines if not own or line.get("run") in own]
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
