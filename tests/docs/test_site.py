@@ -159,3 +159,20 @@ def test_the_search_needs_no_server(browser, site):
         found.page.get_by_role("listitem").get_by_text("posterior").first.wait_for()
         assert found.outside == []
         assert found.errors == []
+
+
+@pytest.mark.parametrize("name", ["clipping", "peers"])
+def test_pictures_can_be_made_again(name):
+    """The quick ones; the others in about half a minute, by hand."""
+    mpl = pytest.importorskip("matplotlib")
+    mpl.use("agg")
+    spec = importlib.util.spec_from_file_location("make", documentation.DOCS / "pictures/make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    for theme in make.THEMES.values():
+        with mpl.rc_context(make.settings(*theme)):
+            figure = make.PICTURES[name]()
+        assert len(figure.axes) >= 1
+        mpl.pyplot.close(figure)
