@@ -114,7 +114,7 @@ def test_comparison(finished, broken_off, tmp_path):
     assert (first["epsilon"], first["score"], first["state"]) == (finished.epsilon, 0.5, "finished")
     assert (second["steps_charged"], second["steps_planned"]) == (7, 12)
     assert second["state"] == "unfinished"
-    assert "told on by all of them together" in told["remarks"][-1]
+    assert "Together the runs tell more" in told["remarks"][-1]
     at = hg.report.comparison([finished], delta=1e-6)["runs"][0]
     assert at["epsilon"] == finished.mechanism.epsilon(delta=1e-6)
     (tmp_path / "bare").mkdir()

@@ -89,4 +89,6 @@ def test_an_alarm_is_above_all_that_is_said(browser, pages):
         assert box["y"] + box["height"] < 900
         assert box["width"] > 1000
         assert seen.page.is_visible("text=ledger not trusted")
-        assert seen.page.locator(".first .figure").inner_text() == "unknown"
+        figure = seen.page.locator(".first .figure")
+        assert figure.inner_text() == "unknown"
+        assert box["y"] < figure.bounding_box()["y"]

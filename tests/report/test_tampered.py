@@ -83,6 +83,7 @@ def test_nothing_is_promised(finished, copied, damage):
         assert not told["trusted"]
         assert not told["ledger"]["verified"]
         assert told["problems"]
+        assert told["run"]["state"] == "unknown"
         for name in ("statement", "privacy", "curves"):
             assert told[name] is None
         assert told["notices"][0]["level"] == "alarm"

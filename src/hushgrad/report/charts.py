@@ -100,6 +100,7 @@ def trade_off(told: dict[str, Any]) -> str:
         axes.set(xlabel="false positives", ylabel="false negatives")
         _percent(axes.xaxis)
         _percent(axes.yaxis)
+        axes.set_xticks([0.2, 0.4, 0.6, 0.8, 1.0])  # the axes meet at one zero
         text = (
             f"Whoever takes {share(attack['false_positive'])} of outsiders for members misses at "
             f"least {share(1 - attack['true_positive_at_most'])} of the members."
@@ -191,22 +192,24 @@ def roc(told: dict[str, Any]) -> str:
     """How well the canaries' scores tell those that were in, beside what is allowed."""
     curve = told["audit"]["roc"]
     allowed = curve["allowed"]
-    x, most = allowed["false_positive"], allowed["true_positive"]
+    x = _reached(curve) if allowed is None else allowed["false_positive"]
     with drawing() as (figure, axes):
         least = x[0]
         floor = min(least, _FEWEST_SHARE)
-        axes.fill_between(x, floor, most, color=INK["accent"], alpha=0.14, linewidth=0)
-        axes.plot(x, most, color=INK["accent"], linewidth=1)
+        if allowed is not None:
+            most = allowed["true_positive"]
+            axes.fill_between(x, floor, most, color=INK["accent"], alpha=0.14, linewidth=0)
+            axes.plot(x, most, color=INK["accent"], linewidth=1)
+            axes.text(0.96, 0.12, "what is allowed", transform=axes.transAxes, ha="right")
         axes.plot([least, 1], [least, 1], color=INK["muted"], linestyle=(0, (2, 3)), linewidth=1)
         found = [max(value, floor) for value in _steps_at(x, curve)]
         axes.step(x, found, where="post", color=INK["second"])
         axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(floor, 1))
         for axis in (axes.xaxis, axes.yaxis):
             _percent_powers(axis)
-        axes.text(0.96, 0.12, "what is allowed", transform=axes.transAxes, ha="right")
         axes.set(xlabel="outsiders accused", ylabel="canaries found")
         text = (
-            f"The area under the attack's curve is {curve['auc']:.3f}, where 0.5 is guessing; the "
+            f"The area under the attack's curve is {curve['auc']:.3f}, where 0.5 is guessing. A "
             "shaded region is what the mechanism allows."
         )
         return inline(figure, "roc", "What the attack on the canaries found", text)
@@ -240,6 +243,11 @@ def compared(told: dict[str, Any]) -> str:
 def shown_in_plot(row: dict[str, Any]) -> bool:
     """Whether a run has both an epsilon and a score."""
     return row["epsilon"] is not None and row["score"] is not None
+
+
+def _reached(curve: dict[str, Any]) -> list[float]:
+    """The shares of false positives above zero."""
+    return sorted({share for share in curve["false_positive"] if share > 0})
 
 
 def _steps_at(x: Sequence[float], curve: dict[str, Any]) -> list[float]:

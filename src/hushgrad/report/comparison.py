@@ -19,8 +19,8 @@ __all__ = ["comparison", "comparison_html"]
 
 _FORMAT = 1
 _TOGETHER = (
-    "Each epsilon is of one run alone. Who is in the data of several is told on by all of them "
-    "together: a hg.Budget counts that."
+    "Each epsilon is of one run alone. Together the runs tell more of whoever is in the data of "
+    "several: a hg.Budget counts that."
 )
 
 
@@ -92,7 +92,7 @@ def _row(kept: Kept, name: str, delta: float | None) -> dict[str, Any]:
         missing.append("not recorded whether seeded")
     return {
         "name": name,
-        "state": "unfinished" if kept.chain.finished is None else "finished",
+        "state": kept.state,
         "trusted": not problems,
         "epsilon": None if problems else kept.epsilon(kept.charged, delta),
         "delta": delta,

@@ -90,7 +90,7 @@ def _run(kept: Kept) -> dict[str, Any]:
     return {
         "id": kept.name,
         "directory": str(kept.path),
-        "state": "unfinished" if kept.chain.finished is None else "finished",
+        "state": kept.state,
         "steps_planned": kept.plan.steps,
         "steps_charged": kept.charged,
         "begun_at": times[0],
@@ -254,9 +254,6 @@ def _audit(kept: Kept) -> dict[str, Any] | None:
     found = CanariesFound.load(kept.path)
     roc = found.roc
     places = np.unique(np.linspace(0, len(roc.false_positives) - 1, _SHOWN).astype(int))
-    least = max(_LEAST, 1 / min(roc.members, roc.non_members))
-    shares = np.geomspace(least, 1, 60)
-    allowed = 1 - accounting.trade_off(kept.event(kept.charged), shares.tolist()).false_negative
     return {
         "planned": planned or {"kind": found.kind, "canaries": found.proved.canaries},
         "found": found.to_dict(),
@@ -264,9 +261,24 @@ def _audit(kept: Kept) -> dict[str, Any] | None:
             "auc": roc.auc,
             "false_positive": roc.false_positives[places].tolist(),
             "true_positive": roc.true_positives[places].tolist(),
-            "allowed": {"false_positive": shares.tolist(), "true_positive": allowed.tolist()},
+            "allowed": _allowed(kept, max(_LEAST, 1 / min(roc.members, roc.non_members))),
         },
     }
+
+
+def _allowed(kept: Kept, least: float) -> dict[str, Any] | None:
+    """The most true positives by false positives, where that is known."""
+    if kept.problems:
+        return None
+    shares = np.geomspace(least, 1, 60)
+    try:
+        found = accounting.trade_off(
+            kept.event(kept.charged), shares.tolist(), relation=kept.relation
+        )
+    except InputError:
+        return None
+    most = (1 - found.false_negative).tolist()
+    return {"false_positive": shares.tolist(), "true_positive": most}
 
 
 def _ledger(kept: Kept) -> dict[str, Any]:

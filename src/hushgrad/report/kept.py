@@ -149,6 +149,13 @@ class Kept:
         return found
 
     @property
+    def state(self) -> str:
+        """Of "finished", "unfinished" (it goes on, or was broken off) and "unknown"."""
+        if self.problems:
+            return "unknown"
+        return "unfinished" if self.chain.finished is None else "finished"
+
+    @property
     def charged(self) -> int:
         """How many steps were charged."""
         return len(self.chain.charged)
