@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +21,20 @@ _EPILOG = """\b
 Start with:  hushgrad train digits
 Status: 0 done, 1 a check failed, 2 mend and repeat, 70 a bug, 130 interrupted"""
 
+# As they are needed; typer itself would list groups last.
+_ORDER = ("train", "plan", "epsilon", "report", "compare", "audit", "budget", "schema", "doctor")
+
+
+class _Commands(Group):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names in the order of the help."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
     help="Train models on people's data with a proven privacy guarantee.",
     epilog=_EPILOG,
-    cls=Group,
+    cls=_Commands,
     pretty_exceptions_enable=False,
     **PLAIN,
 )

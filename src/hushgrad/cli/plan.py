@@ -24,6 +24,7 @@ EXAMPLES = examples(
     "hushgrad plan --examples 60000 --epsilon 3 --batch-size 256 --json",
     "hushgrad plan --examples 60000 --epsilon 3 --batch-size 256 --epochs 15 \\",
     "    --compare",
+    "hushgrad plan --ui",
 )
 
 _BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -31,8 +32,10 @@ _EPOCHS = (1.0, 5.0, 15.0, 30.0, 60.0)
 # Beyond this share of the data in one batch there is little left to gain.
 _LARGEST_SHARE = 0.25
 
-Examples = Annotated[int, typer.Option("--examples", "--N", help="Number of examples.")]
-Epsilon = Annotated[float, typer.Option("--epsilon", help="Privacy budget.")]
+Examples = Annotated[
+    int | None, typer.Option("--examples", "--N", help="Number of examples. [needed]")
+]
+Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Privacy budget. [needed]")]
 Delta = Annotated[float, typer.Option("--delta", help="Probability that the promise may fail.")]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", "--batch_size", help="Expected batch size.")
@@ -52,6 +55,10 @@ Separation = Annotated[
 Participations = Annotated[
     int | None, typer.Option("--max-participations", help="Most turns, with --compare.")
 ]
+Ui = Annotated[
+    bool, typer.Option("--ui", help="A page with sliders, for this machine's browser alone.")
+]
+Port = Annotated[int | None, typer.Option("--port", help="Of that page. [default: a free one]")]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", help="Picture of every bound over the steps (needs matplotlib)."),
@@ -59,8 +66,8 @@ Plot = Annotated[
 
 
 def plan(
-    examples: Examples,
-    epsilon: Epsilon,
+    examples: Examples = None,
+    epsilon: Epsilon = None,
     delta: Delta = 1e-5,
     batch_size: BatchSize = None,
     epochs: Epochs = None,
@@ -71,6 +78,8 @@ def plan(
     steps: Steps = None,
     min_separation: Separation = None,
     max_participations: Participations = None,
+    ui: Ui = False,
+    port: Port = None,
 ) -> None:
     """How much noise a budget takes.
 
@@ -79,6 +88,16 @@ def plan(
     from hushgrad.accounting import calibrate
     from hushgrad.errors import InputError
 
+    if ui:
+        _served(examples, epsilon, delta, batch_size, epochs, port, as_json)
+        return
+    if port is not None:
+        raise InputError("--port needs --ui")
+    for option, value in (("--examples", examples), ("--epsilon", epsilon)):
+        if value is None:
+            raise InputError(f"{option} must be given, or --ui for a page to find it on")
+    assert examples is not None
+    assert epsilon is not None
     rules = {"min_separation": min_separation, "max_participations": max_participations}
     if compare:
         if batch_size is None or (plot, accountant) != (None, "pld"):
@@ -113,6 +132,31 @@ def plan(
         _table(rows, batches, passes, epsilon)
     if plot is not None and not as_json:
         typer.echo(f"\nEvery bound over the steps: {plot}")
+
+
+def _served(
+    examples: int | None,
+    epsilon: float | None,
+    delta: float,
+    batch_size: int | None,
+    epochs: float | None,
+    port: int | None,
+    as_json: bool,
+) -> None:
+    """The page, started with what was given."""
+    from hushgrad.cli.planner import Settings, serve
+    from hushgrad.cli.planner.facts import noise_for
+    from hushgrad.errors import InputError
+
+    if epochs is not None and not float(epochs).is_integer():
+        raise InputError(f"--epochs must be whole with --ui, got {epochs}")
+    given = {"examples": examples, "batch_size": batch_size, "epochs": epochs and int(epochs)}
+    start = Settings(**{k: v for k, v in given.items() if v is not None}, delta=delta)
+    if batch_size is None and examples is not None:
+        start = dataclasses.replace(start, batch_size=min(start.batch_size, examples))
+    if epsilon is not None:
+        start = dataclasses.replace(start, noise_multiplier=noise_for(start, epsilon))
+    serve(start, port, as_json=as_json)
 
 
 def _batches(examples: int) -> tuple[int, ...]:

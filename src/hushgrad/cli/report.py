@@ -65,7 +65,9 @@ def report(
     training: Training = None,
     as_json: AsJson = False,
 ) -> None:
-    """A run's privacy as one HTML file; status 1 if its ledger cannot be trusted.
+    """Write a run's privacy as one HTML file.
+
+    Status 1 if its ledger cannot be trusted.
 
     Everything promised is computed anew from the ledger, row by row. A run that goes on or was
     broken off is told as what it spent so far.
@@ -87,7 +89,9 @@ def report(
 def compare(
     runs: Runs, output: Picture = None, delta: Delta = None, as_json: AsJson = False
 ) -> None:
-    """Runs side by side: accuracy against epsilon; status 1 if a ledger cannot be trusted.
+    """Set runs side by side: accuracy and epsilon.
+
+    Status 1 if a ledger cannot be trusted.
 
     Not for publication: scores carry no noise.
     """

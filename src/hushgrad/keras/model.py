@@ -168,7 +168,7 @@ def privatize(
 
     ```python
     private = hg.keras.privatize(model, clip=1.0, epsilon=3.0, delta=1e-5)
-    private.compile(keras.optimizers.SGD(0.25), "sparse_categorical_crossentropy", ["accuracy"])
+    private.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     private.fit(x, y, batch_size=256, epochs=15, validation_data=(xt, yt))
     print(private.privacy_statement())
     private.model.save("model.keras")  # an ordinary file
