@@ -7,6 +7,7 @@ import re
 import shutil
 import sqlite3
 import stat
+import sys
 
 import numpy as np
 import pytest
@@ -320,3 +321,17 @@ def test_files_that_cannot_be_read_are_named(finished, copied):
 def test_logs_are_for_their_owner(finished):
     mode = os.stat(finished.directory / "metrics.jsonl").st_mode
     assert stat.S_IMODE(mode) == 0o600
+
+
+def test_a_long_run_makes_no_endless_page(finished, monkeypatch):
+    module = sys.modules["hushgrad.report.facts"]
+    monkeypatch.setattr(module, "_GROUPS", 4)
+    monkeypatch.setattr(module, "_LINES", 3)
+    told = hg.report.facts(finished)
+    groups = told["ledger"]["groups"]
+    assert len(groups) == 5
+    assert groups[2]["kind"] == "more"
+    assert [one["last_row"] + 1 for one in groups[:-1]] == [one["first_row"] for one in groups[1:]]
+    assert groups[-1]["last_row"] == len(rows(finished.directory))
+    assert told["unprotected"]["step"] == [2, 6, 12]
+    assert "more of the same" in hg.report.html(finished)

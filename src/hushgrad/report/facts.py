@@ -25,6 +25,8 @@ _FORMAT = 1
 # Epsilon over the steps is told at so many; of noise that depends on other steps', at fewer.
 _POINTS, _FEW = 25, 9
 _SHOWN = 200
+# Of longer logs and ledgers some lines are left out.
+_LINES, _GROUPS = 500, 200
 _SHARES = sorted({*np.linspace(0, 1, 101).round(2).tolist(), 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3})
 _LEAST = 1e-4
 
@@ -215,10 +217,17 @@ def accuracy(kept: Kept, lines: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _unprotected(kept: Kept, lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    rows = [_row(kept, line) for line in lines]
+    rows = _thinned([_row(kept, line) for line in lines])
     if not rows:
         return None
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Few enough to be shown: evenly spaced, and some of those where gradients were not finite."""
+    evenly = np.linspace(0, len(rows) - 1, min(len(rows), _LINES)).astype(int).tolist()
+    odd = [place for place, row in enumerate(rows) if row["nonfinite"]]
+    return [rows[place] for place in sorted({*evenly, *odd[:_LINES]})]
 
 
 def _row(kept: Kept, line: dict[str, Any]) -> dict[str, Any]:
@@ -301,9 +310,19 @@ def _ledger(kept: Kept) -> dict[str, Any]:
         "rows": len(kept.chain.entries),
         "head": kept.chain.head,
         "kinds": kinds,
-        "groups": groups,
+        "groups": _shortened(groups),
         "other_runs": len(kept.chain.others),
     }
+
+
+def _shortened(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first and the last rows of a long ledger, and in their middle how many there are more."""
+    if len(groups) <= _GROUPS:
+        return groups
+    first, more, last = groups[: _GROUPS // 2], groups[_GROUPS // 2 :], groups[-_GROUPS // 2 :]
+    more = more[: len(groups) - _GROUPS]
+    between = {**more[-1], "kind": "more", "first_row": more[0]["first_row"]}
+    return [*first, {**between, "from": more[0]["from"], "first_step": None}, *last]
 
 
 def _finite(value: float) -> float | None:
