@@ -122,6 +122,13 @@ def test_links_between_files_lead_somewhere():
             assert "://" in target or (page.parent / target).exists(), f"{page}: {target}"
 
 
+@pytest.mark.parametrize("page", documentation.pages(), ids=lambda p: p.name)
+def test_files_that_are_named_are_there(page):
+    spans = re.findall(r"`([^`\n]+)`", documentation.without_blocks(page))
+    files = [f for s in spans for f in re.findall(r"\b(?:tests|examples|benchmarks)/[\w./-]+", s)]
+    assert [file for file in files if not (documentation.ROOT / file).exists()] == []
+
+
 def test_pictures_are_there_for_light_and_dark():
     """Each that a script makes is shown, in both; and what is shown is made by it."""
     folder = documentation.DOCS / "pictures"
