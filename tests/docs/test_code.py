@@ -12,6 +12,7 @@ import warnings
 from typing import Any
 
 import pages as documentation
+import platformdirs
 import pytest
 
 from hushgrad.training.secret import RunSecret
@@ -49,8 +50,9 @@ def needs_keras():
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_a_pages_code_runs(page, chance, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))  # the user's own budgets
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for kind in ("data", "cache"):  # where the user's own budgets and ledgers are
+        own = tmp_path / kind
+        monkeypatch.setattr(platformdirs, f"user_{kind}_path", lambda *_, own=own, **__: own)
     if any("import keras" in block.code for block in PYTHON if block.page == page):
         needs_keras()
     names = {"__name__": "page"}
