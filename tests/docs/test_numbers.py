@@ -115,3 +115,34 @@ def test_accuracy_is_that_of_the_results():
         assert row[1] == found[7]
         assert float(row[2].rstrip("%")) == pytest.approx(float(found[6].split("%")[0]), abs=0.051)
         assert row[2] in readme.read_text()
+
+
+# What a page says, and what stands in the result that it is taken from.
+QUOTED = [
+    ("learning.md", "98.72%", "scattering.md", "98.72 ±"),
+    ("learning.md", "68.0%", "scattering.md", "68.01 ±"),
+    ("learning.md", "94.98%", "mnist.md", "94.98%"),
+    ("learning.md", "96.20%", "mnist.md", "96.20%"),
+    ("learning.md", "97.48%", "mnist.md", "97.48%"),
+    ("learning.md", "from 72.2% to 92.2%, 87.2%", "tuning.md", "from 72.2% to 92.2%, 87.2%"),
+    ("learning.md", "91.2% against 80.5%", "correlated.md", "| BLT | 91.2 ± 0.9"),
+    ("slow.md", "12.7 times", "fit.md", "12.68"),
+    ("slow.md", "381 ms against 272", "steps.md", "| 271.9 |"),
+    ("budgets.md", "272 charges", "runtime.md", "| PostgreSQL | 272 |"),
+    ("tables.md", "85.8%", "adult.md", "| 85.84% |"),
+    ("engine.md", "14.9 MiB", "steps.md", "| 6.0 | 14.9 |"),
+    (
+        "federated.md",
+        "0.15 s where FedJAX took 0.19 and pfl 0.40",
+        "federated_rounds.md",
+        "| 0.151 |",
+    ),
+    ("migrating-from-tensorflow-federated.md", "104 clients", "federated.md", "104 by PLD"),
+]
+
+
+@pytest.mark.parametrize(("page", "said", "result", "stands"), QUOTED)
+def test_quotations_are_those_of_the_results(page, said, result, stands):
+    text = " ".join((DOCS / page).read_text(encoding="utf-8").split())
+    assert said in text
+    assert stands in (DOCS / "results" / result).read_text(encoding="utf-8")
