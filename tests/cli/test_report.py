@@ -62,6 +62,8 @@ def test_what_may_be_published(digits, tmp_path):
     assert "may be published" in done.output
     text = file.read_text()
     assert "Score over the steps" in text  # the test images are public
+    final = hg.report.facts(digits, public=True)["accuracy"]["final"]
+    assert final["score"] == json.loads((digits / "result.json").read_text())["test_accuracy"]
     assert "Training loss" not in text
     assert str(digits) not in text
     assert stat.S_IMODE(file.stat().st_mode) != 0o600
@@ -123,7 +125,11 @@ def test_runs_side_by_side_in_eighty_columns(digits, tmp_path):
     assert told["runs"][0]["delta"] == 1e-6
 
 
-def test_a_table_with_an_estimated_schema(tmp_path):
+def crash(*arguments):
+    raise ZeroDivisionError
+
+
+def test_a_table_with_an_estimated_schema(tmp_path, monkeypatch):
     """What the estimate cost is counted, also before the run has ended and written its result."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 2))
@@ -143,17 +149,19 @@ def test_a_table_with_an_estimated_schema(tmp_path):
     )
     settings = ("--steps", 10, "--epsilon", 2, "--delta", 1e-3)
     place = tmp_path / "run"
-    done = call(
-        *("train", "table", "--data", data, "--test-data", tmp_path / "test.csv"),
-        *(*settings, "--directory", place),
-    )
+    test = ("--test-data", tmp_path / "test.csv", "--directory", place)
+    command = ("train", "table", "--data", data, *test, *settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("hushgrad.cli.table._write", crash)
+        assert isinstance(call(*command).exception, ZeroDivisionError)
+    before = hg.report.facts(place)["privacy"]["epsilon"]
+    assert not (place / "result.json").exists()
+    done = call(*command)
     assert done.exit_code == 0, (done.output, done.exception)
     told, result = hg.report.facts(place), json.loads((place / "result.json").read_text())
-    assert told["privacy"]["epsilon"] == result["epsilon"]
+    assert told["privacy"]["epsilon"] == result["epsilon"] == before
     assert told["privacy"]["counted_with"] == "the estimate of bounds that came before it"
     assert told["run"]["seeded"]  # that of the schema was
     # Scored on records that nobody said to be public.
     assert told["accuracy"]["final"]["score"] == result["test_accuracy"]
     assert hg.report.facts(place, public=True)["accuracy"] is None
-    (place / "result.json").unlink()
-    assert hg.report.facts(place)["privacy"]["epsilon"] == result["epsilon"]
