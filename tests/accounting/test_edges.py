@@ -1,11 +1,15 @@
 """Where `dp_accounting` answers nothing, NaN or infinity: never less than what was spent."""
 
 import math
+import warnings
 
 import dp_accounting
+import numpy as np
 import pytest
 
+import hushgrad as hg
 from hushgrad import accounting
+from hushgrad.accounting.events import _adding_up_to_one
 from hushgrad.errors import InputError
 
 
@@ -56,3 +60,32 @@ def test_little_noise_costs_what_the_closed_form_says_within_a_percent():
     event = accounting.poisson_gaussian(1.0, 0.05, 1)
     exact = dp_accounting.get_epsilon_gaussian(0.05, 1e-5)
     assert exact <= accounting.epsilon(event, 1e-5) <= 1.01 * exact
+
+
+@pytest.mark.parametrize("unit", ["group of 7", "group of 8", "group of 9"])
+def test_weights_that_round_to_more_than_one_are_never_negative(unit):
+    # Of a group of 8 the binomial weights add up to 1 + 7e-16, more than its last weight, 1e-25:
+    # what is too much must not be taken from the part that tells the most.
+    m = hg.dp_sgd(
+        examples=60_000, batch_size=256, epochs=15, noise_multiplier=0.728, delta=1e-5, unit=unit
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [m.epsilon(delta=delta) for delta in (1e-5, 1e-8, 1e-10)]
+    assert found == sorted(found)
+    assert np.all(np.isfinite(found))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [[1 - 1e-10, 1e-25], [1.0, 1e-25], [0.5, 0.5 + 1e-10], [1e-12, 1.0 + 1e-10], [1e-3] * 999],
+)
+def test_weights_add_up_and_no_large_part_becomes_less_likely(weights):
+    given = [*weights, 1e-3] if len(weights) == 999 else weights
+    kept = _adding_up_to_one(list(given))
+    assert min(kept) >= 0
+    assert math.fsum(kept) == pytest.approx(1, abs=1e-15)
+    # Of this and all larger parts together.
+    tails = [math.fsum(kept[i:]) - math.fsum(given[i:]) for i in range(1, len(given))]
+    assert min(tails) >= -1e-9 * (math.fsum(given) > 1)
+    assert kept[-1] >= given[-1] or given[-1] > 1

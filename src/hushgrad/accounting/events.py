@@ -168,10 +168,24 @@ def _mixture(event: dp_event.MixtureOfGaussiansDpEvent) -> Release:
     if not parts or not math.isclose(sum(weights), 1, rel_tol=1e-9):
         raise InputError(f"sampling_probs must add up to 1, got {event.sampling_probs!r}")
     kept = [(s, w) for s, w in sorted(zip(parts, weights, strict=True)) if w]
-    # What is missing to 1 by rounding is the largest part's.
-    weights = tuple(w for _, w in kept[:-1])
-    weights = (*weights, 1 - math.fsum(weights))
+    weights = _adding_up_to_one([w for _, w in kept])
     return Release(noise, 1.0, tuple(s for s, _ in kept), weights)
+
+
+def _adding_up_to_one(weights: list[float]) -> tuple[float, ...]:
+    """Without what was rounded, such that no large part becomes less likely.
+
+    What is missing to 1 is the last part's, the largest; what is too much is taken from the first.
+    """
+    missing = 1 - math.fsum(weights)
+    if missing > 0:
+        weights[-1] += missing
+    for place, weight in enumerate(weights):
+        if missing >= 0:
+            break
+        weights[place] = max(weight + missing, 0.0)
+        missing += weight - weights[place]
+    return tuple(weights)
 
 
 def _truncated(event: dp_accounting.TruncatedSubsampledGaussianDpEvent) -> Release:
