@@ -253,7 +253,7 @@ class _Builder:
 
     def loop(self, frame: _Frame, eqn: Any, args: list[int]) -> list[int]:
         p, body = eqn.params, eqn.params["jaxpr"]
-        start, end = p["num_consts"], p["num_consts"] + p["num_carry"]
+        start, end = _loop_arguments(p)
         consts, initial, sliced = args[:start], args[start:end], args[end:]
         inner = _Frame(frame, length=p["length"])
         invars = body.jaxpr.invars
@@ -375,6 +375,15 @@ class _Builder:
         for i, tangent in zip(expanded.moved, tangents, strict=True):
             values[i] = apply(custom.ATTACH, values[i], tangent)
         return values
+
+
+def _loop_arguments(params: dict[str, Any]) -> tuple[int, int]:
+    """Where a scan's arguments begin that are carried on, and where they end."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    # From JAX 0.11 on.
+    consts, carry, _ = (len(list(part)) for part in params["ft_in"].unpack())
+    return consts, consts + carry
 
 
 def _padded(view: _View, levels: int) -> tuple[bool, ...]:

@@ -45,8 +45,10 @@ def constants(traced: Sequence[core.ClosedJaxpr]) -> list[np.ndarray]:
 def _closed_over(value: Any) -> Iterator[Any]:
     if isinstance(value, core.ClosedJaxpr):
         yield from value.consts
-        yield from _closed_over(value.jaxpr)
-    elif isinstance(value, core.Jaxpr):
+        if value.jaxpr is not value:  # from JAX 0.11 on both are one
+            yield from _closed_over(value.jaxpr)
+            return
+    if isinstance(value, core.Jaxpr):
         for eqn in value.eqns:
             for atom in eqn.invars:
                 if isinstance(atom, core.Literal) and np.ndim(atom.val):
