@@ -147,17 +147,17 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path):
 
 
 MISTAKES = [
-    (["--epsilon", "1", "--noise-multiplier", "1"], "give one of epsilon and noise_multiplier"),
-    (["--delta", "0"], "delta must lie strictly between 0 and 1, got 0.0"),
-    (["--delta", "1.5"], "delta must lie strictly between 0 and 1, got 1.5"),
-    (["--batch-size", "5000"], "batch_size must be at most the number of examples"),
-    (["--clip", "0"], "clip must be a positive finite number, got 0.0"),
-    (["--clip", "nan"], "clip must be a positive finite number, got nan"),
-    (["--noise-multiplier", "-1"], "noise_multiplier must be a positive finite number, got -1.0"),
-    (["--epsilon", "0"], "epsilon must be a positive finite number, got 0.0"),
-    (["--epochs", "0"], "epochs must be a positive finite number"),
-    (["--learning-rate", "0"], "learning_rate must be a positive finite number"),
-    (["--seed", "-4"], "seed must be a whole number of at least 0, got -4"),
+    (["--epsilon", "1", "--noise-multiplier", "1"], "give one of epsilon and --noise-multiplier"),
+    (["--delta", "0"], "--delta must lie strictly between 0 and 1, got 0.0"),
+    (["--delta", "1.5"], "--delta must lie strictly between 0 and 1, got 1.5"),
+    (["--batch-size", "5000"], "--batch-size must be at most the number of examples"),
+    (["--clip", "0"], "--clip must be a positive finite number, got 0.0"),
+    (["--clip", "nan"], "--clip must be a positive finite number, got nan"),
+    (["--noise-multiplier", "-1"], "--noise-multiplier must be a positive finite number, got -1.0"),
+    (["--epsilon", "0"], "--epsilon must be a positive finite number, got 0.0"),
+    (["--epochs", "0"], "--epochs must be a positive finite number"),
+    (["--learning-rate", "0"], "--learning-rate must be a positive finite number"),
+    (["--seed", "-4"], "--seed must be a whole number of at least 0, got -4"),
     (["--batch-size", "x"], "Invalid value for '--batch-size'"),
     (["--directory", "/dev/null/run"], "cannot be written to"),
 ]

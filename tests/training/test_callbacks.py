@@ -53,6 +53,12 @@ def test_patience_ends_the_run(train):
     assert (again.steps, again.validation) == (8, "private")
 
 
+@pytest.mark.parametrize("sets", [(False, True), (True, False)])
+def test_a_private_validation_set_is_told_beside_a_public_one(train, sets):
+    both = [hg.callbacks.Validation(lambda p: 0.0, public=public, every=5) for public in sets]
+    assert train(callback=both).validation == "private"
+
+
 def test_an_interrupted_run_keeps_its_best(train, tmp_path):
     whole, _, _ = scored()
     train(seed=3, callback=whole, directory=tmp_path / "whole")

@@ -235,8 +235,13 @@ class _Running:
 
     def _begin(self, start: int, state: State) -> None:
         here = [getattr(callback, "validation_set", None) for callback in self.callbacks]
-        for chosen in sorted({c for each in self.team.each(lambda: here) for c in each if c}):
-            self.ledger.note("validation", chosen)
+        sets = {chosen for each in self.team.each(lambda: here) for chosen in each}
+        sets.add(self.ledger.notes.get("validation"))
+        # What was chosen by a private set once stays so, whatever else was looked at.
+        for chosen in ("private", "public"):
+            if chosen in sets:
+                self.ledger.note("validation", chosen)
+                break
         self._each("begin", self.folder.path, start, state.params)
 
     def _each(self, method: str, *arguments: Any) -> None:
