@@ -9,7 +9,7 @@ from scipy import stats
 
 import hushgrad as hg
 from hushgrad import accounting
-from hushgrad.accounting import poisson_gaussian
+from hushgrad.accounting import pld, poisson_gaussian
 from hushgrad.errors import InputError
 
 TUTORIAL = poisson_gaussian(256 / 60_000, 1.1, 14_063)
@@ -125,3 +125,17 @@ def test_ways_that_do_not_cover_an_event_are_left_out():
     assert accounting.bounds(dpa.NoOpDpEvent(), 1e-5)[0].epsilon == 0
     with pytest.raises(InputError, match="no accountant covers"):
         accounting.bounds(dpa.UnsupportedDpEvent(), 1e-5)
+
+
+def test_a_curve_that_one_grid_cannot_hold_has_steps_and_stays_a_bound(monkeypatch):
+    # As for 1e8 steps, where delta by the common grid is 1 at every epsilon.
+    event = accounting.poisson_gaussian(0.01, 1.0, 1000)
+    epsilons = list(np.linspace(0, 4, 9))
+    exact = accounting.profile(event, epsilons).delta
+    monkeypatch.setattr(pld.losses, "profile_upper", lambda *_: [1.0] * 9)
+    found = accounting.profile(event, epsilons[::-1]).delta[::-1]
+    # Both are upper bounds, rounded otherwise where delta is next to nothing.
+    assert np.all(found >= exact * (1 - 1e-3) - 1e-12)
+    assert np.all(np.diff(found) <= 0)
+    np.testing.assert_allclose(found[::2], exact[::2], rtol=1e-3, atol=1e-12)
+    np.testing.assert_array_equal(found[1::2], found[:-1:2])

@@ -22,6 +22,9 @@ __all__ = ["delta", "delta_interval", "epsilon", "epsilon_interval", "known", "p
 
 # Below this, masses of losses are no longer normal numbers.
 _SMALLEST = 1e-280
+# Of a curve, points that are computed by themselves where one grid for all of them is too fine:
+# each may take seconds then.
+_SINGLE = 4
 
 
 def epsilon(parts: Parts, delta: float, relation: str) -> float:
@@ -48,7 +51,24 @@ def profile(parts: Parts, epsilons: Sequence[float], relation: str) -> list[floa
     if gaussians is None:
         composed = _foreign(parts, relation)
         return [float(composed.get_delta_for_epsilon(epsilon)) for epsilon in epsilons]
-    return losses.profile_upper(known(gaussians, relation), epsilons, relation)
+    found = losses.profile_upper(known(gaussians, relation), epsilons, relation)
+    if found and min(found) >= 1.0:
+        return _one_by_one(parts, epsilons, relation)
+    return found
+
+
+def _one_by_one(parts: Parts, epsilons: Sequence[float], relation: str) -> list[float]:
+    """The same where a grid for all of them would be too fine: a few, and steps between them.
+
+    Delta falls with epsilon, so that what holds at one holds at all that are larger.
+    """
+    order = sorted(range(len(epsilons)), key=lambda place: epsilons[place])
+    every, found, bound = max(1, len(order) // _SINGLE), [1.0] * len(epsilons), 1.0
+    for count, place in enumerate(order):
+        if count % every == 0:
+            bound = min(bound, delta(parts, epsilons[place], relation))
+        found[place] = bound
+    return found
 
 
 def epsilon_interval(parts: Parts, delta: float, relation: str) -> losses.Interval:
