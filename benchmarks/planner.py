@@ -66,9 +66,9 @@ def main() -> None:
         "# How soon the planner's page answers",
         f"`python -m benchmarks.planner --rounds {args.rounds}`",
         f"hushgrad {hg.__version__}, numpy {numpy.__version__}, "
-        f"Python {platform.python_version()}, {os.cpu_count()} cores. What `hushgrad plan --ui` computes for one move of a slider, "
-        "without the browser; the table of accountants comes after the number, and of many moves "
-        "only the last is computed.",
+        f"Python {platform.python_version()}, {os.cpu_count()} cores. What `hushgrad plan --ui` "
+        "computes for one move of a slider, without the browser; the table of accountants comes "
+        "after the number, and of many moves only the last is computed.",
         "\n".join(lines),
     ]
     args.output.write_text("\n\n".join(parts) + "\n")
