@@ -70,7 +70,8 @@ def _writing(written: dict[str, Any]) -> list[str]:
         "from*: a decoder of one block, 64 wide, is trained from nothing on these windows alone, "
         "and foresees the test. *Copied* is the longest stretch of characters that also stands in "
         "the private text of the training; that of other roles, which no training saw, says how "
-        "long such a stretch is without copying.",
+        "long such a stretch is without copying. One sample and one such training each: the order "
+        "of the perplexities is chance as much as anything.",
         _written(written),
         *_samples(written),
     ]
