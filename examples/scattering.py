@@ -159,9 +159,9 @@ the mirrored image, which halves their number, and so the noise's, at no price.
 Channels are standardised by noisy means and deviations and then whitened by a noisy covariance,
 each a Gaussian release (noise multipliers 10 and 15), which leaves 0.05 less of epsilon to the
 training. Whitening is what goes past the published numbers: without it, with the settings that were
-found for that, the same linear models reached 98.72 (3 runs), 88.98 (1 run) and 68.01 (2 runs). The
-convolutional head adds two convolutions to the linear model; at this epsilon, and with so few trials,
-it is no better than the linear model alone."""
+found for that, the same linear models reached 98.72 (3 runs), 88.98 (1 run) and 68.01 (2 runs).
+The convolutional head adds two convolutions to the linear model; at this epsilon, and with so few
+trials, it is no better than the linear model alone."""
 
 
 def transformed(name: str, data_dir: Path, kept: Path) -> tuple[Features, Features]:
