@@ -6,7 +6,7 @@ import dataclasses
 import json
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -31,6 +31,8 @@ _BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _EPOCHS = (1.0, 5.0, 15.0, 30.0, 60.0)
 # Beyond this share of the data in one batch there is little left to gain.
 _LARGEST_SHARE = 0.25
+
+Number = TypeVar("Number", int, float)
 
 Examples = Annotated[
     int | None, typer.Option("--examples", "--N", help="Number of examples. [needed]")
@@ -93,11 +95,7 @@ def plan(
         return
     if port is not None:
         raise InputError("--port needs --ui")
-    for option, value in (("--examples", examples), ("--epsilon", epsilon)):
-        if value is None:
-            raise InputError(f"{option} must be given, or --ui for a page to find it on")
-    assert examples is not None
-    assert epsilon is not None
+    examples, epsilon = _given("--examples", examples), _given("--epsilon", epsilon)
     rules = {"min_separation": min_separation, "max_participations": max_participations}
     if compare:
         if batch_size is None or (plot, accountant) != (None, "pld"):
@@ -132,6 +130,14 @@ def plan(
         _table(rows, batches, passes, epsilon)
     if plot is not None and not as_json:
         typer.echo(f"\nEvery bound over the steps: {plot}")
+
+
+def _given(option: str, value: Number | None) -> Number:
+    from hushgrad.errors import InputError
+
+    if value is None:
+        raise InputError(f"{option} must be given, or --ui for a page to find it on")
+    return value
 
 
 def _served(
