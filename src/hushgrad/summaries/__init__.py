@@ -14,6 +14,7 @@ Features with a public range are centred and scaled by their `moments`, and turn
 """
 
 from hushgrad.summaries.bounds import EDGES, Range, bounds_of, records_of
+from hushgrad.summaries.channels import ChannelRelease
 from hushgrad.summaries.covariance import Covariance, covariance, whitening
 from hushgrad.summaries.histograms import Histograms
 from hushgrad.summaries.moments import Moments, Scale, moments
@@ -22,6 +23,7 @@ from hushgrad.summaries.releases import Releases
 
 __all__ = [
     "EDGES",
+    "ChannelRelease",
     "Counts",
     "Covariance",
     "Histograms",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import dp_accounting
 import numpy as np
 from jaxtyping import Float
 
-from hushgrad import accounting
-from hushgrad._check import fraction, positive, whole
+from hushgrad._check import positive
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Guarantee
+from hushgrad.summaries.channels import ChannelRelease, numbers_of
 from hushgrad.summaries.release import charged, with_noise
 from hushgrad.training import Budget
 
@@ -20,7 +19,7 @@ __all__ = ["Covariance", "covariance", "whitening"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Covariance(Guarantee):
+class Covariance(ChannelRelease):
     """One release of the second moments of all pairs of channels.
 
     ```python
@@ -34,47 +33,8 @@ class Covariance(Guarantee):
 
     Formal guarantee: the Gaussian mechanism with `noise_multiplier`, under add-or-remove-one.
 
-    Attributes:
-      examples: number of records, a public fact and the divisor.
-      channels: whose second moments are released.
-      noise_multiplier: standard deviation of the noise over the sensitivity.
-      delta: at which epsilon is stated unless another is asked for.
-      steps: one, or zero of one that was stopped before.
-      unit: "example".
+    Its attributes are those of `ChannelRelease`.
     """
-
-    examples: int
-    channels: int
-    noise_multiplier: float
-    delta: float
-    steps: int = 1
-    unit: str = "example"
-
-    def __post_init__(self) -> None:
-        whole("examples", self.examples)
-        whole("channels", self.channels)
-        positive("noise_multiplier", self.noise_multiplier)
-        fraction("delta", self.delta)
-
-    @property
-    def event(self) -> dp_accounting.DpEvent:
-        """The release in `dp_accounting`'s language."""
-        if not self.steps:
-            return dp_accounting.NoOpDpEvent()
-        return accounting.poisson_gaussian(1.0, self.noise_multiplier, 1)
-
-    @property
-    def neighbouring_relation(self) -> str:
-        """That of a record that is there or not."""
-        return "add-or-remove-one"
-
-    def after(self, steps: int | None) -> Covariance:
-        """Itself, or nothing at all: there is one release."""
-        return dataclasses.replace(self, steps=0) if steps == 0 else self
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"covariance": dataclasses.asdict(self)}
 
 
 def covariance(
@@ -111,14 +71,7 @@ def covariance(
         clip is not positive.
       BudgetError: if the budget does not hold it; nothing has been spent.
     """
-    if not hasattr(values, "shape"):
-        values = np.asarray(values)
-    expected = (mechanism.examples, mechanism.channels)
-    if values.shape[:2] != expected or 0 in values.shape or values.dtype.kind not in "fiub":
-        raise InputError(
-            f"values must be numbers of shape [{expected[0]}, {expected[1]}, ...] as the mechanism "
-            f"accounts for, got {values.dtype} of {list(values.shape)}"
-        )
+    values = numbers_of(values, mechanism)
     clip = positive("clip", clip)
     sums = _sums(values, clip)
     secret = charged(mechanism, budget, run, then, seed=seed)

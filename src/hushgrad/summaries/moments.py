@@ -6,14 +6,13 @@ import dataclasses
 import math
 from typing import Any
 
-import dp_accounting
 import numpy as np
 from jaxtyping import Float
 
-from hushgrad import accounting
-from hushgrad._check import finite, fraction, positive, whole
+from hushgrad._check import finite
 from hushgrad.errors import InputError
 from hushgrad.mechanism import Guarantee
+from hushgrad.summaries.channels import ChannelRelease, numbers_of
 from hushgrad.summaries.release import charged, with_noise
 from hushgrad.training import Budget
 
@@ -37,7 +36,7 @@ class Scale:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Moments(Guarantee):
+class Moments(ChannelRelease):
     """One release of the means and mean squares of all channels.
 
     ```python
@@ -51,52 +50,13 @@ class Moments(Guarantee):
 
     Formal guarantee: the Gaussian mechanism with `noise_multiplier`, under add-or-remove-one.
 
-    Attributes:
-      examples: number of records, a public fact and the divisor.
-      channels: whose moments are released.
-      noise_multiplier: standard deviation of the noise over the sensitivity.
-      delta: at which epsilon is stated unless another is asked for.
-      steps: one, or zero of one that was stopped before.
-      unit: "example".
+    Its attributes are those of `ChannelRelease`.
     """
-
-    examples: int
-    channels: int
-    noise_multiplier: float
-    delta: float
-    steps: int = 1
-    unit: str = "example"
-
-    def __post_init__(self) -> None:
-        whole("examples", self.examples)
-        whole("channels", self.channels)
-        positive("noise_multiplier", self.noise_multiplier)
-        fraction("delta", self.delta)
-
-    @property
-    def event(self) -> dp_accounting.DpEvent:
-        """The release in `dp_accounting`'s language."""
-        if not self.steps:
-            return dp_accounting.NoOpDpEvent()
-        return accounting.poisson_gaussian(1.0, self.noise_multiplier, 1)
-
-    @property
-    def neighbouring_relation(self) -> str:
-        """That of a record that is there or not."""
-        return "add-or-remove-one"
 
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise on every sum."""
         return self.noise_multiplier * math.sqrt(_LARGEST * self.channels)
-
-    def after(self, steps: int | None) -> Moments:
-        """Itself, or nothing at all: there is one release."""
-        return dataclasses.replace(self, steps=0) if steps == 0 else self
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"moments": dataclasses.asdict(self)}
 
 
 def moments(
@@ -134,14 +94,7 @@ def moments(
         the range is none.
       BudgetError: if the budget does not hold it; nothing has been spent.
     """
-    if not hasattr(values, "shape"):
-        values = np.asarray(values)
-    expected = (mechanism.examples, mechanism.channels)
-    if values.shape[:2] != expected or 0 in values.shape or values.dtype.kind not in "fiub":
-        raise InputError(
-            f"values must be numbers of shape [{expected[0]}, {expected[1]}, ...] as the mechanism "
-            f"accounts for, got {values.dtype} of {list(values.shape)}"
-        )
+    values = numbers_of(values, mechanism)
     low, high = finite("low", low), finite("high", high)
     if low >= high:
         raise InputError(f"low must be below high, got {low!r} and {high!r}")
