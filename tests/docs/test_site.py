@@ -162,7 +162,10 @@ def test_in_a_browser(browser, site, page, theme, width):
 
 def test_the_search_needs_no_server(browser, site):
     with opened(browser, site / "reference" / "clip.html") as found:
-        found.page.get_by_role("textbox", name="Search").fill("posterior")
+        found.page.get_by_role("textbox", name="Search").click()
+        # Until its index is there nothing that is typed is looked up.
+        found.page.get_by_text("Type to start searching").wait_for()
+        found.page.get_by_role("textbox", name="Search").press_sequentially("posterior")
         found.page.get_by_role("listitem").get_by_text("posterior").first.wait_for()
         assert found.outside == []
         assert found.errors == []
