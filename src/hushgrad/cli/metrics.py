@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hushgrad.callbacks import JsonLines
+from hushgrad.report.metrics import METRICS
 
 __all__ = ["METRICS", "metrics_of"]
 
-METRICS = "metrics.jsonl"
 # Lines and scores of a run: enough for a curve, and few enough not to be felt.
 _LINES, _SCORES = 50, 20
 
